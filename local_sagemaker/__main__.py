@@ -15,6 +15,7 @@ from local_sagemaker.account.billing import read_prices
 from local_sagemaker.account.cloud import Settings
 from local_sagemaker.account.provisioning import ProvisioningDelay
 from local_sagemaker.account.rates import USAGES, TypeQuota
+from local_sagemaker.clock import LAPSES
 from local_sagemaker.http.app import application
 from local_sagemaker.http.members import tables
 from local_sagemaker.http.server import AbandoningProtocol
@@ -73,7 +74,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--create-training-job-rate",
         type=float,
         default=1.0,
-        help="CreateTrainingJob requests per second",
+        help="CreateTrainingJob requests in each of AWS's seconds",
     )
     parser.add_argument(
         "--create-training-job-burst",
@@ -92,8 +93,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--metrics-seconds",
         type=float,
         default=10.0,
-        help="how often the samples of endpoints are taken and metrics are written to the state "
-        "folder",
+        help="how many of this machine's seconds pass before the samples of endpoints are taken "
+        "and metrics are written to the state folder, each time",
     )
     parser.add_argument(
         "--model-disk-megabytes",
@@ -106,8 +107,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--load-wait-seconds",
         type=float,
         default=60.0,
-        help="how long an invocation waits for its model to be loaded before it is answered with "
-        "ModelNotReadyException",
+        help="how many of this machine's seconds an invocation waits for its model to be loaded "
+        "before it is answered with ModelNotReadyException",
     )
     parser.add_argument(
         "--async-payload-megabytes",
@@ -117,26 +118,28 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
     )
     parser.add_argument(
         "--time-lapse",
-        type=float,
-        default=1.0,
-        help="how many times as fast as on AWS the limits of invocations pass (the 60 seconds for "
-        "a response, RequestTTLSeconds, "
-        "InvocationTimeoutSeconds), so that tests need not wait for them",
+        type=int,
+        choices=LAPSES,
+        metavar=f"{LAPSES[0]}..{LAPSES[-1]}",
+        default=1,
+        help="AWS's seconds pass so many times as fast as this machine's: limits of invocations "
+        "and jobs, minutes of metrics, alarms and policies, cooldowns, warm pools, provisioning, "
+        "latencies and the bill; moments and scheduled actions keep to the machine's clock",
     )
     parser.add_argument(
         "--provisioning-seconds",
         type=float,
         default=0.0,
-        help="how long a training job is Starting before it has its instances",
+        help="how many of AWS's seconds a training job is Starting before it has its instances",
     )
     parser.add_argument(
         "--endpoint-provisioning-seconds",
         action="append",
         default=[],
         metavar="[ENDPOINT=]LEAST[:MOST]",
-        help="how long an endpoint waits for each instance before its container starts, drawn "
-        "between the two; ENDPOINT is a name with * and ?; may be repeated, and the last that "
-        "matches counts",
+        help="how many of AWS's seconds an endpoint waits for each instance before its container "
+        "starts, drawn between the two; ENDPOINT is a name with * and ?; may be repeated, and the "
+        "last that matches counts",
     )
     parser.add_argument(
         "--quota",
@@ -154,21 +157,6 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "0 as in a new account",
     )
     parser.add_argument(
-        "--metrics-time-lapse",
-        type=int,
-        choices=range(1, 61),
-        metavar="1..60",
-        default=1,
-        help="how many times as fast as on AWS the minutes of metrics, alarms and scaling policies "
-        "pass, with their cooldowns; scheduled actions keep to the clock",
-    )
-    parser.add_argument(
-        "--billing-time-lapse",
-        type=float,
-        default=1.0,
-        help="how many seconds GET /_local/bill counts for each second of this machine",
-    )
-    parser.add_argument(
         "--prices",
         type=Path,
         default=None,
@@ -184,7 +172,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--ping-seconds",
         type=float,
         default=5.0,
-        help="how long between two pings of a serving container",
+        help="how many of this machine's seconds lie between two pings of a serving container",
     )
     parser.add_argument(
         "--failed-pings",
@@ -247,8 +235,6 @@ def main() -> None:
         endpoint_provisioning=arguments.endpoint_provisioning_seconds,
         type_quotas=arguments.quota,
         warm_pool_quota=arguments.warm_pool_quota,
-        metrics_time_lapse=arguments.metrics_time_lapse,
-        billing_time_lapse=arguments.billing_time_lapse,
         prices=arguments.prices,
         spot_billed_share=arguments.spot_billed_share,
         ping_seconds=arguments.ping_seconds,

@@ -216,6 +216,68 @@ def test_one_module_writes_the_expressions_of_dynamodb() -> None:
     assert wrong == []
 
 
+CLOCK: Final = "local_sagemaker.clock"
+WITHOUT_THE_CLOCK: Final = {"local_sagemaker.processes.watcher"}
+"""The watcher is a process of its own, which outlives the emulator."""
+READS_OR_WAITS: Final = {
+    "asyncio": {"sleep"},
+    "datetime": {"now", "utcnow", "today"},
+    "date": {"today"},
+}
+OF_THE_EVENT_LOOP: Final = {"call_later", "call_at", "time"}
+
+
+def past_the_clock(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines in which a module reads the machine's time or waits without the clock."""
+    for line, name in imports(path):
+        if name == "time":
+            yield line, "imports time"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "asyncio":
+            for alias in node.names:
+                if alias.name in READS_OR_WAITS["asyncio"]:
+                    yield node.lineno, f"imports {alias.name}"
+        if not isinstance(node, ast.Attribute):
+            continue
+        owner = ast.unparse(node.value)
+        of = READS_OR_WAITS.get(owner.rpartition(".")[2], set())
+        through_the_clock = owner == "MACHINE" or owner.rpartition(".")[2] in {"clock", "_clock"}
+        if node.attr in of or (node.attr in OF_THE_EVENT_LOOP and not through_the_clock):
+            yield node.lineno, f"uses {owner}.{node.attr}"
+
+
+def test_one_module_of_local_sagemaker_has_the_time() -> None:
+    """AWS's seconds are the clock's: a module that asks the machine would not keep its lapse."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} {what}"
+        for path in sources("local_sagemaker")
+        if module_of(path) not in {CLOCK, *WITHOUT_THE_CLOCK}
+        for line, what in past_the_clock(path)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import time",
+        "from time import monotonic",
+        "from asyncio import sleep",
+        "async def f():\n    await asyncio.sleep(1)",
+        "datetime.now(UTC)",
+        "datetime.datetime.now()",
+        "asyncio.get_running_loop().call_later(1, f)",
+        "loop.time()",
+    ],
+)
+def test_time_past_the_clock_is_found(line: str, tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(line)
+    assert list(past_the_clock(module)) != []
+    module.write_text("clock.call_later(1, f)\nself._cloud.clock.now()\nMACHINE.sleep(1)")
+    assert list(past_the_clock(module)) == []
+
+
 @pytest.mark.parametrize("package", [*LAYERS, "infrastructure", "demo", "benchmarks", "tests"])
 def test_no_module_is_longer_than_600_lines(package: str) -> None:
     long = [

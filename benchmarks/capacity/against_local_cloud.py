@@ -1,9 +1,10 @@
 """How far the simulator is from an endpoint that runs: the same arrivals and policy in both.
 
 An asynchronous endpoint of the local cloud serves a compressed trace: `lapse` of its seconds pass
-in one of this machine. Its container sleeps for an inference, and its own queue gives each instance
-`slots` requests at a time. Application Auto Scaling tracks its backlog per instance. The bill is
-`GET /_local/bill`, and a wait ends with the container's own stamp.
+in one of this machine, as the local cloud's `--time-lapse` has it. Its container is a real process,
+which sleeps an inference's compressed time. Its queue gives each instance `slots` requests at a
+time. Application Auto Scaling tracks its backlog per instance. The bill is `GET /_local/bill`, and
+a wait ends with the container's own stamp.
 
 An inference takes 2 s here and not the 0.5 s of the other benchmarks. Compressed, 0.5 s would be so
 short that the milliseconds of HTTP on this machine would count as inference.
@@ -147,9 +148,8 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="capacity-") as scratch:
         folder = Path(scratch)
         arguments = {
-            "--endpoint-provisioning-seconds": instance.start_seconds / lapse,
-            "--metrics-time-lapse": lapse,
-            "--billing-time-lapse": lapse,
+            "--time-lapse": lapse,
+            "--endpoint-provisioning-seconds": instance.start_seconds,
             "--metrics-seconds": MINUTE / (2 * _LOOKS) / lapse,
         }
         words = tuple(str(word) for pair in arguments.items() for word in pair)

@@ -1,11 +1,10 @@
 """AWS's bill for instances: seconds by usage, type and resource, kept across restarts, and USD
 where prices are given.
 
-AWS bills instances for each second that they are held (aws.amazon.com/sagemaker/pricing). A second
-of this machine may stand for a longer time: `time_lapse` 60 bills a minute for each second.
+AWS bills instances for each second that they are held (aws.amazon.com/sagemaker/pricing). Seconds
+are AWS's, by the emulator's clock.
 """
 
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, TypeAdapter
 
 from local_sagemaker.account.state import Store
+from local_sagemaker.clock import Clock
 
 KIND = "billed"
 _SECONDS_PER_HOUR = 3600.0
@@ -60,10 +60,10 @@ class BillLine(BaseModel):
 
 
 class Bill(BaseModel):
-    """The answer of `GET /_local/bill`. `usd` is None where no prices were given; `without_price`
-    names the types without a price, which add nothing."""
+    """The answer of `GET /_local/bill`. `time_lapse` is the clock's. `usd` is None where no
+    prices were given; `without_price` names the types without a price, which add nothing."""
 
-    time_lapse: float
+    time_lapse: int
     instance_seconds: float
     usd: float | None
     usages: list[BillLine]
@@ -74,15 +74,16 @@ class Bill(BaseModel):
 class Running:
     """Instances that are billed until `end`."""
 
-    def __init__(self, meter: "Meter", account: Account, rate: float) -> None:
+    def __init__(self, meter: "Meter", clock: Clock, account: Account, rate: float) -> None:
         self._meter = meter
+        self._clock = clock
         self.account = account
         self.rate = rate
-        self.since = time.monotonic()
+        self.since = clock.ticks()
 
     def take(self) -> float:
         """The billed seconds since the last call."""
-        now = time.monotonic()
+        now = self._clock.ticks()
         seconds, self.since = (now - self.since) * self.rate, now
         return seconds
 
@@ -95,15 +96,15 @@ class Meter:
     """All instances that are billed now, and the earlier bills. `prices` are in USD an hour by
     instance type."""
 
-    def __init__(self, store: Store, time_lapse: float, prices: Mapping[str, float] | None) -> None:
+    def __init__(self, store: Store, clock: Clock, prices: Mapping[str, float] | None) -> None:
         self._store = store
-        self._time_lapse = time_lapse
+        self._clock = clock
         self._prices = prices
         self._running: set[Running] = set()
 
     def begin(self, account: Account, count: int = 1, share: float = 1.0) -> Running:
         """Start billing `count` instances for `share` of their time."""
-        running = Running(self, account, count * share)
+        running = Running(self, self._clock, account, count * share)
         self._running.add(running)
         return running
 
@@ -120,14 +121,14 @@ class Meter:
             self._add(running.account, running.take())
 
     def bill(self) -> Bill:
-        """Everything up to now, in billed time."""
+        """Everything up to now."""
         self.settle()
         resources, sums = [], Counter[tuple[str, str]]()
         for _, document in self._store.all(KIND):
             usage, kind, seconds = (
                 document["usage"],
                 document["instance_type"],
-                document["seconds"] * self._time_lapse,
+                document["seconds"],
             )
             resources.append(self._line(usage, kind, document["resource"], seconds))
             sums[usage, kind] += seconds
@@ -136,7 +137,7 @@ class Meter:
             for (usage, kind), seconds in sorted(sums.items())
         ]
         return Bill(
-            time_lapse=self._time_lapse,
+            time_lapse=self._clock.lapse,
             instance_seconds=sums.total(),
             usd=None if self._prices is None else sum(line.usd or 0.0 for line in usages),
             usages=usages,

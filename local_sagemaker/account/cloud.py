@@ -34,6 +34,7 @@ from local_sagemaker.account.rates import (
     TypeQuota,
 )
 from local_sagemaker.account.state import Document, Store
+from local_sagemaker.clock import Clock
 from local_sagemaker.errors import validation
 from local_sagemaker.faults.plan import Faults, Subject
 from local_sagemaker.processes.containers import ContainerRuntime
@@ -70,13 +71,11 @@ class Settings:
     load_wait_seconds: float = 60.0
     model_disk_bytes: int = 2 * 1024**3
     async_payload_bytes: int = 1024**3
-    time_lapse: float = 1.0
+    time_lapse: int = 1
     provisioning_seconds: float = 0.0
     endpoint_provisioning: tuple[ProvisioningDelay, ...] = ()
     type_quotas: tuple[TypeQuota, ...] = ()
     warm_pool_quota: int = 0
-    metrics_time_lapse: int = 1
-    billing_time_lapse: float = 1.0
     prices: Mapping[str, float] | None = None
     spot_billed_share: float = 0.3
     ping_seconds: float = 5.0
@@ -90,6 +89,7 @@ class Cloud:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.clock = Clock(settings.time_lapse)
         self.store = Store(settings.state)
         self.faults = Faults()
         self.folder = settings.state / "instances"
@@ -99,7 +99,7 @@ class Cloud:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.transfers = ThreadPoolExecutor(8, thread_name_prefix="transfer")
-        self.meter = Meter(self.store, settings.billing_time_lapse, settings.prices)
+        self.meter = Meter(self.store, self.clock, settings.prices)
         training = Machine(settings.instance_quota)
         machines = {TRAINING: training, SPOT_TRAINING: training, WARM_POOL: None}
         others = {WARM_POOL: settings.warm_pool_quota}
@@ -164,11 +164,6 @@ class Cloud:
         milliseconds."""
         # Reading the property creates the client.
         self.s3, self.logs, self.sns  # noqa: B018
-
-    def limit(self, seconds: float) -> float:
-        """The emulator's length of a SageMaker limit on invocations: `seconds` shortened by
-        `Settings.time_lapse`."""
-        return seconds / self.settings.time_lapse
 
     def log_stream(self, group: str, stream: str) -> LogStream:
         """A new log stream; its group is created with the first line."""

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-import time
 from collections import deque
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+
+from local_sagemaker.clock import MACHINE
 
 _log = logging.getLogger(__name__)
 _BATCH_EVENTS = 2_000
@@ -32,7 +33,7 @@ class LogStream:
     def write(self, line: str) -> None:
         """Queue a line with the current time. CloudWatch refuses empty events, so an empty line
         becomes a space."""
-        self._events.append((int(time.time() * 1000), line or " "))
+        self._events.append((int(MACHINE.now() * 1000), line or " "))
 
     async def close(self) -> None:
         """Deliver the remaining lines and end."""

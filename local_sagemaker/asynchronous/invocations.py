@@ -4,7 +4,6 @@ result.
 Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html.
 """
 
-import time
 import uuid
 from typing import Any
 
@@ -44,7 +43,7 @@ class AsyncInvocations:
             id=request_id,
             endpoint=endpoint,
             inference_id=params.get("InferenceId") or str(uuid.uuid4()),
-            received=time.time(),
+            received=self._cloud.clock.now(),
             ttl_seconds=params.get("RequestTTLSeconds", DEFAULT_TTL_SECONDS),
             timeout_seconds=params.get("InvocationTimeoutSeconds", DEFAULT_TIMEOUT_SECONDS),
             input_location=location,

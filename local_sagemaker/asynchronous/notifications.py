@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from local_sagemaker.clock import MACHINE
+
 INCLUDED_BODY_LIMIT_BYTES = 128 * 1024
 """A larger response is not included (…/APIReference/API_AsyncInferenceNotificationConfig.html)."""
 TEST_NOTIFICATION = json.dumps(
@@ -74,7 +76,7 @@ def result_notification(
     """
     message: dict[str, Any] = {
         "awsRegion": region,
-        "eventTime": _moment(datetime.now(UTC).timestamp()),
+        "eventTime": _moment(MACHINE.now()),
         "receivedTime": _moment(received),
         "invocationStatus": "Completed" if failure is None else "Failed",
     }

@@ -14,7 +14,6 @@ import asyncio
 import base64
 import contextlib
 import logging
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.state import Document, Store
 from local_sagemaker.account.storage import DataError, S3Location
 from local_sagemaker.asynchronous.notifications import NotificationConfig, result_notification
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.fleet import Variant
 from local_sagemaker.endpoints.instances import Instance
 from local_sagemaker.faults.plan import Subject
@@ -117,6 +117,7 @@ class RequestQueue:
         async_config: Document,
     ) -> None:
         self._cloud = cloud
+        self._clock = cloud.clock
         self._metrics = metrics
         self._endpoint = endpoint
         self._variant_name = variant_name
@@ -178,7 +179,7 @@ class RequestQueue:
             ("ApproximateBacklogSizePerInstance", self.size / max(instances, 1), "Count"),
             (
                 "ApproximateAgeOfOldestRequest",
-                time.time() - oldest.received if oldest else 0.0,
+                self._clock.since(oldest.received) if oldest else 0.0,
                 "Seconds",
             ),
             ("HasBacklogWithoutCapacity", 1.0 if self.size and not instances else 0.0, "Count"),
@@ -212,10 +213,8 @@ class RequestQueue:
     def _enqueue(self, request: AsyncRequest) -> None:
         self._unfinished[request.id] = request
         self._waiting[request.id] = request
-        left = request.received + self._cloud.limit(request.ttl_seconds) - time.time()
-        self._expiries[request.id] = asyncio.get_running_loop().call_later(
-            max(left, 0.0), self._expire, request
-        )
+        left = request.ttl_seconds - self._clock.since(request.received)
+        self._expiries[request.id] = self._clock.call_later(max(left, 0.0), self._expire, request)
 
     def _expire(self, request: AsyncRequest) -> None:
         del self._waiting[request.id], self._expiries[request.id]
@@ -237,7 +236,7 @@ class RequestQueue:
     async def _process(
         self, request: AsyncRequest, instance: Instance, place: contextlib.ExitStack
     ) -> None:
-        waited = time.time() - request.received
+        waited = self._clock.since(request.received)
         try:
             with place:
                 outcome = await self._invoke(request, instance)
@@ -247,7 +246,7 @@ class RequestQueue:
             if self._closed:
                 return
             self._resting.add(instance.id)
-            asyncio.get_running_loop().call_later(_REST_SECONDS, self._rested, instance.id)
+            MACHINE.call_later(_REST_SECONDS, self._rested, instance.id)
             self._enqueue(request)
             self._waiting.move_to_end(request.id, last=False)
         # Log the error, and make it the request's result.
@@ -277,13 +276,10 @@ class RequestQueue:
             instance.log_request(request.inference_id, reason)
             return Outcome(f"ClientError: {reason}")
         answer, said = None, ""
-        sent = time.perf_counter()
+        sent = self._clock.ticks()
         try:
             answer = await instance.send(
-                "/invocations",
-                headers=request.headers,
-                body=body,
-                within=self._cloud.limit(request.timeout_seconds),
+                "/invocations", headers=request.headers, body=body, within=request.timeout_seconds
             )
         except TimeoutError:
             said = "Your invocation timed out while waiting for a response from container primary."
@@ -292,7 +288,7 @@ class RequestQueue:
         except ContainerUnreachableError as error:
             said = str(error)
         status = answer.status if answer else 0
-        self._record("ModelLatency", (time.perf_counter() - sent) * 1e6, "Microseconds")
+        self._record("ModelLatency", (self._clock.ticks() - sent) * 1e6, "Microseconds")
         self._record("Invocation4XXErrors", 1.0 if 400 <= status < 500 else 0.0, "None")
         self._record(
             "Invocation5XXErrors", 1.0 if status != 200 and not 400 <= status < 500 else 0.0, "None"
@@ -314,7 +310,7 @@ class RequestQueue:
     async def _payload(self, request: AsyncRequest) -> bytes:
         if request.input_location is None:
             return request.body or b""
-        started = time.perf_counter()
+        started = self._clock.ticks()
         body = await asyncio.to_thread(
             _read,
             self._cloud.s3,
@@ -322,7 +318,7 @@ class RequestQueue:
             self._cloud.settings.async_payload_bytes,
         )
         self._record(
-            "RequestDownloadLatency", (time.perf_counter() - started) * 1e6, "Microseconds"
+            "RequestDownloadLatency", (self._clock.ticks() - started) * 1e6, "Microseconds"
         )
         return body
 
@@ -338,7 +334,8 @@ class RequestQueue:
         await self._notify(request, outcome)
         self._cloud.store.delete(KIND, request.id)
         self._unfinished.pop(request.id)
-        self._record("TotalProcessingTime", (time.time() - request.received) * 1e3, "Milliseconds")
+        seconds = self._clock.since(request.received)
+        self._record("TotalProcessingTime", seconds * 1e3, "Milliseconds")
 
     async def _upload(self, request: AsyncRequest, outcome: Outcome) -> Outcome:
         """Upload the response, or the known details of the failure, to the location that the client
@@ -350,7 +347,7 @@ class RequestQueue:
         body, content_type = outcome.body, outcome.content_type
         if body is None:
             body, content_type = (outcome.failure or "").encode(), "text/plain"
-        started = time.perf_counter()
+        started = self._clock.ticks()
         try:
             await asyncio.to_thread(
                 _write, self._cloud.s3, S3Location.parse(location), body, content_type
@@ -364,7 +361,7 @@ class RequestQueue:
                 request,
                 Outcome(f"ClientError: Failed to upload the response to {location}: {error}"),
             )
-        self._record("ResponseUploadLatency", (time.perf_counter() - started) * 1e6, "Microseconds")
+        self._record("ResponseUploadLatency", (self._clock.ticks() - started) * 1e6, "Microseconds")
         return outcome
 
     async def _notify(self, request: AsyncRequest, outcome: Outcome) -> None:

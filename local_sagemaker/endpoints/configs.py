@@ -6,7 +6,6 @@ that answer in real time or asynchronously are emulated; serverless and shadow v
 capture and explainers are refused.
 """
 
-import time
 from typing import Any
 
 from local_sagemaker.account.cloud import Cloud, Operation, page
@@ -55,9 +54,8 @@ class EndpointConfigs:
         document = {key: value for key, value in params.items() if key != "Tags"} | {
             "ProductionVariants": variants
         }
-        self._cloud.store.put(
-            KIND, name, document | {"EndpointConfigArn": arn, "CreationTime": time.time()}
-        )
+        document |= {"EndpointConfigArn": arn, "CreationTime": self._cloud.clock.now()}
+        self._cloud.store.put(KIND, name, document)
         self._cloud.put_tags(arn, params.get("Tags"))
         return {"EndpointConfigArn": arn}
 

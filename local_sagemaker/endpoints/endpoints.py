@@ -8,7 +8,6 @@ the endpoint InService with a FailureReason) and …/API_UpdateEndpointWeightsAn
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
@@ -126,7 +125,7 @@ class Endpoints:
         config = self._configs.get(params["EndpointConfigName"])
         variants = self._variants(config)
         self._hold(name, variants)
-        now = time.time()
+        now = self._cloud.clock.now()
         endpoint = {
             "EndpointName": name,
             "EndpointArn": arn,
@@ -292,7 +291,7 @@ class Endpoints:
 
     def _move(self, name: str, endpoint: Document, status: str, reason: str | None = None) -> None:
         endpoint["EndpointStatus"] = status
-        endpoint["LastModifiedTime"] = time.time()
+        endpoint["LastModifiedTime"] = self._cloud.clock.now()
         if reason is not None:
             endpoint["FailureReason"] = reason[:1024]
         self._cloud.store.put(KIND, name, endpoint)
@@ -320,7 +319,7 @@ class Endpoints:
 
     def _new_fleet(self, name: str, variants: list[Document]) -> dict[str, Variant]:
         queue = self._queues.get(name)
-        drain = self._cloud.limit(LONGEST_INVOCATION_SECONDS if queue else RESPONSE_TIMEOUT_SECONDS)
+        drain = LONGEST_INVOCATION_SECONDS if queue else RESPONSE_TIMEOUT_SECONDS
         added = queue.dispatch if queue else None
         return {
             document["VariantName"]: Variant(

@@ -5,7 +5,6 @@ import asyncio
 import logging
 import math
 import random
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.provisioning import seconds_for
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.instances import (
     HEALTH_TIMEOUT_SECONDS,
     STOP_GRACE_SECONDS,
@@ -40,9 +40,9 @@ class Variant:
     """A production variant and its instances.
 
     `document` is the variant's part of the endpoint's document: VariantName, DesiredInstanceCount,
-    CurrentWeight, `Config` and `Model`. `drain_seconds` is the longest duration of a request, and
-    therefore the longest wait for a removed instance. `added` is called after each instance that
-    becomes healthy.
+    CurrentWeight, `Config` and `Model`. `drain_seconds`, AWS's, is the longest duration of a
+    request, and therefore the longest wait for a removed instance. `added` is called after each
+    instance that becomes healthy.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Variant:
             if self.models[instance.id].in_flight(target) < self.spec.workers:
                 return instance
         others = [one for one in self.instances if one not in having]
-        now = time.monotonic()
+        now = MACHINE.ticks()
         if (
             ready == having
             and others
@@ -216,7 +216,8 @@ class Variant:
         config: dict[str, Any] = self.document["Config"]
         after = 0.0
         if provision:
-            after = seconds_for(self._cloud.settings.endpoint_provisioning, self._endpoint)
+            seconds = seconds_for(self._cloud.settings.endpoint_provisioning, self._endpoint)
+            after = self._cloud.clock.machine_seconds(seconds)
             after += self._cloud.faults.delay("slow_provisioning", instance.subject)
         await instance.start(
             config.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_TIMEOUT_SECONDS), after
@@ -275,7 +276,7 @@ class Variant:
                     else:  # the variant was scaled meanwhile
                         await fresh.stop()
                     return
-                await asyncio.sleep(pause)
+                await MACHINE.sleep(pause)
                 pause = min(pause * 2, _LONGEST_RESTART_PAUSE_SECONDS)
         finally:
             del self._watchers[instance.id]

@@ -7,12 +7,12 @@ metrics"): CPUUtilization and GPUUtilization are sums over cores and GPUs, so 10
 import asyncio
 import logging
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import psutil
 
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.fleet import Variant
 from local_sagemaker.endpoints.instances import Instance
 from local_sagemaker.monitoring.endpoint_metrics import INSTANCES
@@ -25,7 +25,7 @@ _LOOK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class _Sample:
-    """An instance's latest: its minute, its moment by the monotonic clock, and its CPU time."""
+    """An instance's latest: its minute, the machine's ticks then, and its CPU time."""
 
     minute: int
     moment: float
@@ -49,7 +49,7 @@ class HostMetrics:
                 )
             except Exception:  # noqa: BLE001 - the next samples are taken nevertheless
                 _log.exception("host metrics")
-            await asyncio.sleep(_LOOK_SECONDS)
+            await MACHINE.sleep(_LOOK_SECONDS)
 
     async def _sample(self, serving: dict[Instance, Variant]) -> None:
         self._latest = {one: taken for one, taken in self._latest.items() if one in serving}
@@ -66,7 +66,7 @@ class HostMetrics:
             usage = usages.get(instance.token)
             if usage is None or (latest is not None and latest.minute == minute):
                 continue
-            taken = _Sample(minute, time.monotonic(), usage.cpu_seconds)
+            taken = _Sample(minute, MACHINE.ticks(), usage.cpu_seconds)
             moment, cpu_seconds = (
                 (latest.moment, latest.cpu_seconds) if latest else (instance.started, 0.0)
             )

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import shutil
 import socket
-import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from local_sagemaker.account.billing import Account, Running
 from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.logs import LogStream
 from local_sagemaker.account.storage import DataError, download, download_all, list_prefix
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.archives import extract
 from local_sagemaker.endpoints.models import ContainerSpec
 from local_sagemaker.errors import LocalSageMakerError
@@ -52,7 +52,7 @@ class Instance:
     calls, `stop` it.
 
     `subject` identifies it for faults; `account` is billed for it from `start` to `stop`. `started`
-    is the start of its container, by the monotonic clock.
+    is the start of its container, in the machine's ticks.
     """
 
     def __init__(
@@ -87,16 +87,17 @@ class Instance:
         self._data_log_names = (log_group, f"{log_prefix}/{self.id}/data-log")
 
     async def start(self, within: float = HEALTH_TIMEOUT_SECONDS, after: float = 0.0) -> None:
-        """Wait `after` seconds for the machine, fetch the model's data, start the container, and
-        wait until it is healthy, at most `within` seconds. Raises InstanceFailedError."""
+        """Wait `after` seconds for the instance, fetch the model's data, start the container, and
+        wait until it is healthy, at most `within` seconds; both are the machine's. Raises
+        InstanceFailedError."""
         self._billed = self._cloud.meter.begin(self._account)
-        await asyncio.sleep(after)
+        await MACHINE.sleep(after)
         try:
             await asyncio.to_thread(self._bring_data)
             program = await asyncio.to_thread(
                 self._cloud.runtime.images.program, self.spec.image, "serve", None, ()
             )
-            self.started = time.monotonic()
+            self.started = MACHINE.ticks()
             self._container = await self._cloud.runtime.start(
                 program, self.folder, self._container_environment(), self._log.write
             )
@@ -155,7 +156,7 @@ class Instance:
                         )
                     if await self._answers_ping():
                         return
-                    await asyncio.sleep(pause)
+                    await MACHINE.sleep(pause)
                     pause = min(pause * 1.3, _LONGEST_PING_PAUSE_SECONDS)
         except TimeoutError as error:
             raise InstanceFailedError(
@@ -171,11 +172,12 @@ class Instance:
     async def send(
         self, path: str, *, headers: Mapping[str, str], body: bytes, within: float
     ) -> Answer:
-        """One invocation. Raises ContainerUnreachableError, or TimeoutError after `within`
+        """One invocation. Raises ContainerUnreachableError, or TimeoutError after `within` of AWS's
         seconds."""
+        within = self._cloud.clock.machine_seconds(within)
         delay = self._faults.delay_seconds if self._faults else 0.0
         if delay:
-            await asyncio.sleep(min(delay, within))
+            await MACHINE.sleep(min(delay, within))
             if delay >= within:
                 raise TimeoutError
         return await self.client.request(
@@ -192,7 +194,8 @@ class Instance:
             return
         if self._data_log is None:
             self._data_log = self._cloud.log_stream(*self._data_log_names)
-        moment = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+        now = datetime.fromtimestamp(self._cloud.clock.now(), UTC)
+        moment = now.isoformat(timespec="milliseconds").removesuffix("+00:00")
         self._data_log.write(f"{moment}:[sagemaker logs] [{inference_id}] {line}")
 
     def __enter__(self) -> None:
@@ -236,9 +239,9 @@ class Instance:
         return answer.status == 200
 
     async def drain(self, within: float) -> None:
-        """Wait until no request is in flight, at most `within` seconds."""
+        """Wait until no request is in flight, at most `within` of AWS's seconds."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), within)
+            await asyncio.wait_for(self._idle.wait(), self._cloud.clock.machine_seconds(within))
 
     def abandon(self) -> None:
         """Kill the container of an instance that drains or stops, so that both end now."""

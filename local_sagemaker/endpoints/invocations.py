@@ -5,7 +5,6 @@ Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEnd
 """
 
 import random
-import time
 from typing import Any
 
 from local_sagemaker.account.cloud import Cloud
@@ -36,7 +35,7 @@ class Invocations:
     async def invoke(self, params: dict[str, Any]) -> dict[str, Any]:
         """InvokeEndpoint. Raises ServiceError: ValidationError, ModelError, ModelNotReadyException,
         ServiceUnavailable."""
-        started = time.perf_counter()
+        started = self._cloud.clock.ticks()
         variant = self._variant(params["EndpointName"], params.get("TargetVariant"))
         target = params.get("TargetModel")
         if variant.spec.multi_model and target is None:
@@ -61,7 +60,7 @@ class Invocations:
         finally:
             # The wait for a model's load is overhead, because ModelLatency is only the container's
             # time for the request.
-            overhead = time.perf_counter() - started - in_container
+            overhead = self._cloud.clock.ticks() - started - in_container
             if in_container:
                 variant.record("ModelLatency", in_container * 1e6, "Microseconds")
             variant.record("OverheadLatency", overhead * 1e6, "Microseconds")
@@ -114,19 +113,20 @@ class Invocations:
         body: bytes,
     ) -> tuple[Answer, float]:
         instance: Instance = variant.choose(target)
-        within = self._cloud.limit(RESPONSE_TIMEOUT_SECONDS)
         where = f"See {LOG_GROUP}/{endpoint} in CloudWatch Logs for more information."
         try:
             with instance:
                 if target is None:
-                    sent = time.perf_counter()
+                    sent = self._cloud.clock.ticks()
                     answer = await instance.send(
-                        "/invocations", headers=headers, body=body, within=within
+                        "/invocations", headers=headers, body=body, within=RESPONSE_TIMEOUT_SECONDS
                     )
-                    seconds = time.perf_counter() - sent
+                    seconds = self._cloud.clock.ticks() - sent
                 else:
                     models = variant.models[instance.id]
-                    answer, seconds = await models.invoke(target, headers, body, within)
+                    answer, seconds = await models.invoke(
+                        target, headers, body, RESPONSE_TIMEOUT_SECONDS
+                    )
         except LoadRefusedError as refusal:
             raise _model_error(refusal.answer.status, refusal.answer.text, where) from refusal
         except TimeoutError as error:

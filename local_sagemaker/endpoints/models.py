@@ -7,7 +7,6 @@ Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModel.html a
 
 import asyncio
 import re
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +137,8 @@ class Models:
         if self._cloud.taken(KIND, name):
             raise validation(f'Cannot create already existing model "{arn}".')
         document = {key: value for key, value in params.items() if key != "Tags"}
-        self._cloud.store.put(KIND, name, document | {"ModelArn": arn, "CreationTime": time.time()})
+        document |= {"ModelArn": arn, "CreationTime": self._cloud.clock.now()}
+        self._cloud.store.put(KIND, name, document)
         self._cloud.put_tags(arn, params.get("Tags"))
         return {"ModelArn": arn}
 

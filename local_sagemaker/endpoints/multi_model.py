@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +59,7 @@ class LoadedModels:
 
     def __init__(self, cloud: Cloud, instance: Instance, record: Recorder) -> None:
         self._cloud = cloud
+        self._clock = cloud.clock
         self._instance = instance
         self._record = record
         self._uses = DecayingUses()
@@ -98,7 +98,7 @@ class LoadedModels:
         self, target: str, headers: dict[str, str], body: bytes, within: float
     ) -> tuple[Answer, float]:
         """Send one request to a model, and load the model first if necessary. Returns the answer
-        and the container's seconds for it.
+        and the container's seconds for it; both these and `within` are AWS's.
 
         Raises LoadRefusedError, ServiceError (no such model, not loaded in time),
         ContainerUnreachableError, TimeoutError.
@@ -112,9 +112,9 @@ class LoadedModels:
             loaded.in_flight += 1
             try:
                 await self._wait_until_loaded(target, loaded)
-                sent = time.perf_counter()
+                sent = self._clock.ticks()
                 answer = await self._instance.send(path, headers=headers, body=body, within=within)
-                seconds = time.perf_counter() - sent
+                seconds = self._clock.ticks() - sent
             finally:
                 loaded.in_flight -= 1
                 if not loaded.in_flight:
@@ -144,7 +144,7 @@ class LoadedModels:
     async def _wait_until_loaded(self, target: str, loaded: _Loaded) -> None:
         self._record("ModelCacheHit", 0.0 if loaded.loading else 1.0, "None")
         if (loading := loaded.loading) is not None:
-            started = time.perf_counter()
+            started = self._clock.ticks()
             try:
                 await asyncio.wait_for(
                     asyncio.shield(loading), self._cloud.settings.load_wait_seconds
@@ -165,7 +165,7 @@ class LoadedModels:
                 ) from error
             finally:
                 self._record(
-                    "ModelLoadingWaitTime", (time.perf_counter() - started) * 1e6, "Microseconds"
+                    "ModelLoadingWaitTime", (self._clock.ticks() - started) * 1e6, "Microseconds"
                 )
 
     async def _load(self, target: str, loaded: _Loaded) -> None:
@@ -182,13 +182,13 @@ class LoadedModels:
         async with asyncio.timeout(LOAD_TIMEOUT_SECONDS):
             folder = self._folder(target)
             if target not in self._disk:
-                started = time.perf_counter()
+                started = self._clock.ticks()
                 self._disk[target] = await asyncio.to_thread(self._download, target, folder)
                 self._record(
-                    "ModelDownloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds"
+                    "ModelDownloadingTime", (self._clock.ticks() - started) * 1e6, "Microseconds"
                 )
                 await self._keep_disk_within_limit(but_not=target)
-            started = time.perf_counter()
+            started = self._clock.ticks()
             url = self._cloud.runtime.images.path_inside(self._instance.folder, folder)
             document = json.dumps({"model_name": model_name(target), "url": url}).encode()
             while True:
@@ -198,7 +198,7 @@ class LoadedModels:
             if answer.status not in (200, 409):
                 self._forget_on_disk(target)
                 raise LoadRefusedError(answer)
-            self._record("ModelLoadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+            self._record("ModelLoadingTime", (self._clock.ticks() - started) * 1e6, "Microseconds")
 
     async def _post(self, document: bytes) -> Answer:
         self._posting += 1
@@ -271,7 +271,7 @@ class LoadedModels:
     async def _unload(self, target: str) -> None:
         del self._loaded[target]
         done = self._unloading[target] = asyncio.get_running_loop().create_future()
-        started = time.perf_counter()
+        started = self._clock.ticks()
         try:
             await self._instance.client.request(
                 "DELETE", f"/models/{model_name(target)}", within=_UNLOAD_TIMEOUT_SECONDS
@@ -282,7 +282,7 @@ class LoadedModels:
             del self._unloading[target]
             done.set_result(None)
             self._changed.set()
-        self._record("ModelUnloadingTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+        self._record("ModelUnloadingTime", (self._clock.ticks() - started) * 1e6, "Microseconds")
 
     async def _keep_disk_within_limit(self, but_not: str) -> None:
         """Delete the least used models: first copies of models that are not loaded, then

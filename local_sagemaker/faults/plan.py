@@ -11,7 +11,6 @@ describes the kinds to users.
 import asyncio
 import random
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.errors import LocalSageMakerError, ServiceError
 from local_sagemaker.processes.containers import Container
 
@@ -336,7 +336,7 @@ class Faults:
             for armed in self._rules:
                 if (fate := self._draw(armed, kind, subject)) is not None:
                     armed.happened += 1
-                    self._events.append(Event(at=time.time(), kind=kind, where=subject.where))
+                    self._events.append(Event(at=MACHINE.now(), kind=kind, where=subject.where))
                     return armed.rule, fate
         return None
 
@@ -400,7 +400,7 @@ class Faults:
                 struck.append(exposure.subject.where)
         with self._lock:
             self._events.extend(
-                Event(at=time.time(), kind=strike.kind, where=where) for where in struck
+                Event(at=MACHINE.now(), kind=strike.kind, where=where) for where in struck
             )
         return struck
 
@@ -427,10 +427,10 @@ class Faults:
                 if struck:
                     armed.happened += 1
                     self._events.append(
-                        Event(at=time.time(), kind=kind, where=exposure.subject.where)
+                        Event(at=MACHINE.now(), kind=kind, where=exposure.subject.where)
                     )
 
-        timer = asyncio.get_running_loop().call_later(seconds, strike)
+        timer = MACHINE.call_later(seconds, strike)
         exposure.timers[timer] = armed
 
     def _draw(self, armed: _Armed, kind: Kind, subject: Subject) -> random.Random | None:
@@ -490,7 +490,7 @@ class ContainerFaults:
     def _wake_after(self, seconds: float) -> None:
         if self._waking is not None:
             self._waking.cancel()
-        self._waking = asyncio.get_running_loop().call_later(seconds, self._container.resume)
+        self._waking = MACHINE.call_later(seconds, self._container.resume)
 
     def _relieve(self) -> None:
         self.delay_seconds = 0.0

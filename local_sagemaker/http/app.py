@@ -20,6 +20,7 @@ from starlette.routing import Route
 from local_sagemaker.account.cloud import Cloud, Operation, Settings, caller
 from local_sagemaker.account.tags import Tags, check_tags
 from local_sagemaker.asynchronous.invocations import INLINE_BODY_LIMIT_BYTES, AsyncInvocations
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.configs import EndpointConfigs
 from local_sagemaker.endpoints.endpoints import Endpoints
 from local_sagemaker.endpoints.invocations import PAYLOAD_LIMIT_BYTES, Invocations
@@ -54,7 +55,7 @@ class Emulator:
         self.runtime = Protocol("sagemaker-runtime")
         self.scaling = Protocol("application-autoscaling")
         self.monitoring = Protocol("cloudwatch")
-        self.statistics = Statistics(settings.metrics_time_lapse)
+        self.statistics = Statistics(self.cloud.clock)
         self.metrics = Metrics(self.statistics)
         self.alarms = Alarms(self.cloud, self.statistics)
         self.training = TrainingJobs(self.cloud)
@@ -73,11 +74,12 @@ class Emulator:
             **Tags(self.cloud).operations,
         }
         self.targets = ScalableTargets(self.cloud, self.endpoints, self.statistics, self.alarms)
+        metrics = MetricOperations(self.statistics, self.cloud.clock)
         self._services: dict[str, tuple[Protocol, Mapping[str, Operation]]] = {
             self.scaling.model.metadata["targetPrefix"]: (self.scaling, self.targets.operations),
             self.monitoring.model.metadata["targetPrefix"]: (
                 self.monitoring,
-                {**MetricOperations(self.statistics).operations, **self.alarms.operations},
+                {**metrics.operations, **self.alarms.operations},
             ),
         }
         self._sampling: asyncio.Task[None] | None = None
@@ -110,7 +112,7 @@ class Emulator:
 
     async def _sample(self) -> None:
         while True:
-            await asyncio.sleep(self.cloud.settings.metrics_seconds)
+            await MACHINE.sleep(self.cloud.settings.metrics_seconds)
             self.endpoints.record_samples()
             self.cloud.meter.settle()
             self._keep_statistics()

@@ -8,13 +8,13 @@ byte.
 
 import asyncio
 import select
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
 import httptools
 
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.errors import LocalSageMakerError
 
 RESPONSE_LIMIT_BYTES = 128 * 1024 * 1024
@@ -69,7 +69,7 @@ class _Connection(asyncio.Protocol):
 
     def keep(self) -> None:
         """Keep the connection for the next request after a complete answer."""
-        self._kept_since = time.monotonic()
+        self._kept_since = MACHINE.ticks()
 
     @property
     def reusable(self) -> bool:
@@ -81,7 +81,7 @@ class _Connection(asyncio.Protocol):
         if (
             self._closed
             or self._transport is None
-            or time.monotonic() - self._kept_since > _LONGEST_IDLE_SECONDS
+            or MACHINE.ticks() - self._kept_since > _LONGEST_IDLE_SECONDS
         ):
             return False
         poll = select.poll()

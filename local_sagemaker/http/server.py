@@ -1,11 +1,11 @@
 """The HTTP server's protocol, with a feature that ASGI lacks: to close a connection without an
 answer."""
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from local_sagemaker.clock import MACHINE
 
 _EXTENSION = "local_sagemaker.abandon"
 
@@ -23,5 +23,5 @@ async def abandon(request: Request) -> Response:
     """Close the request's connection at once, like a network failure; the returned answer is never
     sent."""
     request.scope["extensions"][_EXTENSION]["abort"]()
-    await asyncio.sleep(0.01)  # until the server notices the closed connection
+    await MACHINE.sleep(0.01)  # until the server notices the closed connection
     return Response(status_code=503)

@@ -7,7 +7,6 @@ Sources: docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricA
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,7 +86,7 @@ class Alarms:
     async def put(self, params: dict[str, Any]) -> dict[str, Any]:
         """PutMetricAlarm: a new alarm, or other settings of one; its state stays."""
         _check(params)
-        now, name = time.time(), params["AlarmName"]
+        now, name = self._cloud.clock.now(), params["AlarmName"]
         before = self._cloud.store.get(_ALARM, name)
         settings = self._cloud.settings
         alarm: Document = {
@@ -230,7 +229,7 @@ class Alarms:
 
     def _move(self, alarm: Document, state: State, reason: str) -> None:
         """Enter a state, and tell the topics that it names."""
-        before, now = alarm["StateValue"], time.time()
+        before, now = alarm["StateValue"], self._cloud.clock.now()
         alarm |= {"StateValue": state, "StateReason": reason, "StateUpdatedTimestamp": now}
         if state != before:
             alarm["StateTransitionedTimestamp"] = now

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from local_sagemaker.account.cloud import Operation
+from local_sagemaker.clock import Clock
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.monitoring.queries import InvalidQueryError, MetricStatistic, Queries
 from local_sagemaker.monitoring.statistics import (
@@ -25,6 +26,8 @@ _MOST_DATA: Final = 1000
 _MOST_POINTS: Final = 100_800
 _MOST_STATISTICS: Final = 1440
 _METRICS_PER_PAGE: Final = 500
+_AHEAD_SECONDS: Final = 2 * 3600
+"""How far in the future a datum may be, by PutMetricData's page."""
 _LARGEST: Final = 2.0**360
 """The largest value of a datum, by PutMetricData's page."""
 
@@ -32,8 +35,9 @@ _LARGEST: Final = 2.0**360
 class MetricOperations:
     """The operations, on the statistics of one account."""
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, statistics: Statistics, clock: Clock) -> None:
         self._statistics = statistics
+        self._clock = clock
         self.operations: dict[str, Operation] = {
             "PutMetricData": self.put,
             "GetMetricData": self.get,
@@ -49,11 +53,8 @@ class MetricOperations:
         parsed = [_datum(namespace, number, datum) for number, datum in enumerate(data, 1)]
         now = self._statistics.now()
         for metric, moment, values in parsed:
-            at = None if moment is None else moment * self._statistics.lapse
-            if (
-                at is not None
-                and not now - KEPT_SECONDS < at < now + 2 * 3600 * self._statistics.lapse
-            ):
+            at = None if moment is None else self._clock.aws_time(moment)
+            if at is not None and not now - KEPT_SECONDS < at < now + _AHEAD_SECONDS:
                 continue  # which is older than what is kept
             for value in values:
                 if isinstance(value, StatisticSet):
@@ -86,7 +87,7 @@ class MetricOperations:
                 {
                     "Id": query.id,
                     "Label": query.label,
-                    "Timestamps": [at / self._statistics.lapse for at, _ in points],
+                    "Timestamps": [self._clock.moment(at) for at, _ in points],
                     "Values": [value for _, value in points],
                     "StatusCode": "Complete",
                 }
@@ -122,7 +123,7 @@ class MetricOperations:
             for place, value in enumerate(found):
                 if value is None:
                     continue
-                at = (start + place * period) / self._statistics.lapse
+                at = self._clock.moment(start + place * period)
                 point = points.setdefault(at, {"Timestamp": at, "Unit": "None"})
                 if statistic.startswith("p"):
                     point.setdefault("ExtendedStatistics", {})[statistic] = value
@@ -145,12 +146,11 @@ class MetricOperations:
         return {"Metrics": found[start:end], **following}
 
     def _window(self, params: Mapping[str, Any], period: int) -> tuple[float, float, int]:
-        """Start, end and period by the clock of the statistics; the former are multiples of the
-        latter."""
+        """Start, end and period in AWS's seconds; the former are multiples of the latter."""
         if params["StartTime"] >= params["EndTime"]:
             raise invalid("The parameter StartTime must be less than the parameter EndTime.")
-        lapse = self._statistics.lapse
-        if period < 1 or period * lapse % MINUTE:
+        distance = period * self._clock.lapse  # as moments are, a request's period is the machine's
+        if period < 1 or distance % MINUTE:
             raise invalid(
                 f"Period {period} is not emulated by local_sagemaker, which keeps minutes; it must "
                 f"be a multiple of 60."
@@ -159,7 +159,7 @@ class MetricOperations:
         end = math.ceil(params["EndTime"] / period) * period
         if (end - start) / period > _MOST_POINTS:
             raise invalid(f"The request is for more than {_MOST_POINTS} data points.")
-        return start * lapse, end * lapse, period * lapse
+        return self._clock.aws_time(start), self._clock.aws_time(end), distance
 
 
 def invalid(message: str) -> ServiceError:

@@ -5,11 +5,12 @@ Source: docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/cloudwatch_concep
 
 import json
 import math
-import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+
+from local_sagemaker.clock import Clock
 
 MINUTE: Final = 60
 KEPT_SECONDS: Final = 24 * 3600
@@ -99,18 +100,17 @@ class Values:
 class Statistics:
     """The values of all metrics of the last day, by the minute.
 
-    Its clock runs `lapse` times as fast as the machine's, so that tests need not wait for minutes.
-    Times are seconds since 1970 by that clock.
+    Times are AWS's seconds since 1970 by `clock` (`Clock.aws_time`).
     """
 
-    def __init__(self, lapse: int = 1) -> None:
-        self.lapse = lapse
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._minutes: dict[int, dict[Metric, Values]] = {}
         self._changed: set[int] = set()
 
     def now(self) -> float:
         """The time."""
-        return time.time() * self.lapse
+        return self._clock.aws_time(self._clock.now())
 
     def record(
         self, metric: Metric, value: float, at: float | None = None, count: float = 1.0

@@ -4,11 +4,11 @@ Their words: docs.aws.amazon.com/autoscaling/application/userguide/
 application-auto-scaling-scaling-activities.html.
 """
 
-import time
 import uuid
 from typing import Any, Final
 
-from local_sagemaker.account.state import Document, Store
+from local_sagemaker.account.cloud import Cloud
+from local_sagemaker.account.state import Document
 from local_sagemaker.errors import not_emulated
 from local_sagemaker.scaling.scope import DIMENSION, NAMESPACE, is_of, page_of
 
@@ -19,8 +19,8 @@ _MOST: Final = 1000
 class Activities:
     """The activities of all targets; the newest thousand are kept."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, cloud: Cloud) -> None:
+        self._clock, self._store = cloud.clock, cloud.store
 
     async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
         """DescribeScalingActivities, the latest first."""
@@ -43,7 +43,7 @@ class Activities:
             "ScalableDimension": DIMENSION,
             "Description": what,
             "Cause": cause,
-            "StartTime": time.time(),
+            "StartTime": self._clock.now(),
             "StatusCode": status,
             "StatusMessage": message,
         }
@@ -58,7 +58,7 @@ class Activities:
                 continue
             reached = activity["Description"] == count_words(count)
             activity |= {
-                "EndTime": time.time(),
+                "EndTime": self._clock.now(),
                 "StatusCode": "Successful" if reached else "Failed",
                 "StatusMessage": f"Successfully set desired instance count to {count}. Change "
                 f"successfully fulfilled by sagemaker."

@@ -4,7 +4,6 @@ of a target ask for.
 Source: docs.aws.amazon.com/autoscaling/application/APIReference/API_PutScalingPolicy.html.
 """
 
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -102,7 +101,7 @@ class ScalingPolicies:
             "ServiceNamespace": NAMESPACE,
             "ResourceId": resource,
             "ScalableDimension": DIMENSION,
-            "CreationTime": time.time(),
+            "CreationTime": self._cloud.clock.now(),
             "PolicyARN": f"arn:aws:autoscaling:{settings.region}:{settings.account_id}:"
             f"scalingPolicy:{uuid.uuid4()}:resource/sagemaker/{resource}:policyName/{name}",
             "Cooldowns": asdict(Cooldowns()),

@@ -7,13 +7,13 @@ names).
 
 import asyncio
 import logging
-import time
 import uuid
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from local_sagemaker.account.cloud import Cloud, Operation
 from local_sagemaker.account.state import Document
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.endpoints import Endpoints
 from local_sagemaker.errors import ServiceError, validation
 from local_sagemaker.monitoring.alarms import Alarms
@@ -54,9 +54,9 @@ class ScalableTargets:
         self._cloud = cloud
         self._endpoints = endpoints
         self._alarms = alarms
-        self._activities = Activities(cloud.store)
+        self._activities = Activities(cloud)
         self._policies = ScalingPolicies(cloud, statistics, alarms)
-        self._look_seconds = min(_LOOK_SECONDS, MINUTE / statistics.lapse / 4)
+        self._look_seconds = min(_LOOK_SECONDS, cloud.clock.machine_seconds(MINUTE / 4))
         self._looking: asyncio.Task[None] | None = None
         self.operations: dict[str, Operation] = {
             "RegisterScalableTarget": self.register,
@@ -102,7 +102,7 @@ class ScalableTargets:
             "ResourceId": resource,
             "ScalableDimension": DIMENSION,
             "RoleARN": self._role(),
-            "CreationTime": time.time(),
+            "CreationTime": self._cloud.clock.now(),
             "SuspendedState": dict.fromkeys(_SUSPENDABLE, False),
             "ScalableTargetARN": self._arn(f"scalable-target/{uuid.uuid4().hex}"),
         }
@@ -156,7 +156,7 @@ class ScalableTargets:
             "ServiceNamespace": NAMESPACE,
             "ResourceId": resource,
             "ScalableDimension": DIMENSION,
-            "CreationTime": time.time(),
+            "CreationTime": self._cloud.clock.now(),
             "ScheduledActionARN": self._arn(
                 f"scheduledAction:{uuid.uuid4()}:resource/sagemaker/{resource}:"
                 f"scheduledActionName/{params['ScheduledActionName']}"
@@ -179,7 +179,7 @@ class ScalableTargets:
             changed.get("MaxCapacity", max(target["MaxCapacity"], changed.get("MinCapacity", 0))),
         )
         try:
-            following = _schedule(action).next_after(datetime.now(UTC))
+            following = _schedule(action).next_after(self._now())
         except InvalidScheduleError as error:
             raise validation(str(error)) from error
         if following is None:
@@ -221,19 +221,21 @@ class ScalableTargets:
                     await self._follow(resource, target, new_minute=new_minute)
                 except Exception:  # noqa: BLE001 - the other targets are looked after
                     _log.exception("scalable target %s", resource)
-            await asyncio.sleep(self._look_seconds)
+            await MACHINE.sleep(self._look_seconds)
 
     def _run_due_actions(self, resource: str, target: Document) -> None:
         """Give the target the bounds of each scheduled action that is due, the longest due first.
         One that was due several times runs once."""
-        now = time.time()
+        now = self._now()
         actions = self._cloud.store.all(_ACTION)
-        due = [a for _, a in actions if a["ResourceId"] == resource and a["Next"] <= now]
+        due = [
+            a for _, a in actions if a["ResourceId"] == resource and a["Next"] <= now.timestamp()
+        ]
         for action in sorted(due, key=lambda action: float(action["Next"])):
             if not target["SuspendedState"]["ScheduledScalingSuspended"]:
                 self._run_action(resource, target, action)
             key = key_of(resource, action["ScheduledActionName"])
-            following = _schedule(action).next_after(datetime.fromtimestamp(now, UTC))
+            following = _schedule(action).next_after(now)
             if following is None:
                 self._cloud.store.delete(_ACTION, key)
             else:
@@ -332,6 +334,9 @@ class ScalableTargets:
                 f"{resource}, scalable dimension: {DIMENSION}",
             )
         return target
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._cloud.clock.now(), UTC)
 
     def _arn(self, rest: str) -> str:
         settings = self._cloud.settings

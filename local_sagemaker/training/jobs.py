@@ -13,7 +13,6 @@ containers died with the emulator.
 import asyncio
 import logging
 import shutil
-import time
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -43,7 +42,7 @@ class TrainingJobs:
         self._cloud = cloud
         settings = cloud.settings
         self._rate = TokenBucket(
-            settings.create_training_job_rate, settings.create_training_job_burst, time.monotonic
+            settings.create_training_job_rate, settings.create_training_job_burst, cloud.clock.ticks
         )
         self._pools = WarmPools(cloud, KIND)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -100,7 +99,7 @@ class TrainingJobs:
         job = with_defaults(params) | {
             "TrainingJobArn": arn,
             "TrainingJobStatus": "InProgress",
-            "CreationTime": time.time(),
+            "CreationTime": self._cloud.clock.now(),
             "ModelArtifacts": {"S3ModelArtifacts": artifacts_of(params).uri},
             "SecondaryStatusTransitions": [],
         }
@@ -204,7 +203,7 @@ class TrainingJobs:
 
     def _move(self, name: str, job: Document, secondary: str, message: str) -> None:
         """Change to another secondary status."""
-        now = time.time()
+        now = self._cloud.clock.now()
         transitions = job["SecondaryStatusTransitions"]
         if transitions:
             transitions[-1]["EndTime"] = now
@@ -224,10 +223,11 @@ class TrainingJobs:
         job["TrainingJobStatus"] = status
         if secondary == "MaxWaitTimeExceeded":
             job.pop("ModelArtifacts", None)  # nothing will be uploaded
-        now = time.time()
+        now = self._cloud.clock.now()
         if "TrainingStartTime" in job:
             job["TrainingEndTime"] = now
-            seconds, share = seconds_trained(job), self._cloud.settings.spot_billed_share
+            seconds = seconds_trained(job, self._cloud.clock)
+            share = self._cloud.settings.spot_billed_share
             job["TrainingTimeInSeconds"] = max(1, round(seconds))
             billed = seconds * share if job.get("EnableManagedSpotTraining") else seconds
             job["BillableTimeInSeconds"] = max(1, round(billed))

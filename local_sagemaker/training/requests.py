@@ -1,11 +1,11 @@
 """Checks requests for training jobs, and builds the jobs' descriptions."""
 
-import time
 from typing import Any
 
 from local_sagemaker.account.rates import SPOT_TRAINING, TRAINING
 from local_sagemaker.account.state import Document
 from local_sagemaker.account.storage import DataError, S3Location
+from local_sagemaker.clock import Clock
 from local_sagemaker.errors import validation
 
 _LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
@@ -116,8 +116,8 @@ def usage_of(job: Document) -> str:
     return SPOT_TRAINING if job.get("EnableManagedSpotTraining") else TRAINING
 
 
-def seconds_trained(job: Document) -> float:
-    """Seconds on training instances, summed over a job's attempts. Only a managed spot job has more
-    than one."""
+def seconds_trained(job: Document, clock: Clock) -> float:
+    """AWS's seconds on training instances, summed over a job's attempts. Only a managed spot job
+    has more than one."""
     attempts: list[tuple[float, float | None]] = job.get("Attempts", [])
-    return sum((time.time() if ended is None else ended) - begun for begun, ended in attempts)
+    return sum(clock.since(begun, ended) for begun, ended in attempts)

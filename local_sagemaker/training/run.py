@@ -7,7 +7,6 @@ import contextlib
 import logging
 import math
 import shutil
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,7 +95,7 @@ class TrainingRun:
             ended = await self._acquire()
             if ended is not None:
                 return ended
-            begun = time.time()
+            begun = self._cloud.clock.now()
             self._job.setdefault("TrainingStartTime", begun)
             self._job["Attempts"] = [*self._job.get("Attempts", []), [begun, None]]
             billed = self._cloud.meter.begin(
@@ -112,7 +111,7 @@ class TrainingRun:
                 ended = await self._attempt()
             finally:
                 billed.end()
-                self._job["Attempts"][-1][1] = time.time()
+                self._job["Attempts"][-1][1] = self._cloud.clock.now()
             if ended != "Interrupted":
                 return ended
             self._move(
@@ -129,7 +128,7 @@ class TrainingRun:
         if self._job["Warm"]:
             return await self._wait(0.0)
         fault = self._cloud.faults.strikes("capacity", self._subject)
-        seconds = self._cloud.settings.provisioning_seconds
+        seconds = self._cloud.clock.machine_seconds(self._cloud.settings.provisioning_seconds)
         if fault is not None and not self._spot:
             raise JobFailedError(CAPACITY_REASON)
         if fault is not None:
@@ -137,9 +136,9 @@ class TrainingRun:
         return await self._wait(seconds)
 
     async def _wait(self, seconds: float) -> str | None:
-        """Wait without instances. Returns the job's final secondary status if it is stopped or
-        waits too long."""
-        left = self._wait_seconds_left()
+        """Wait without instances, in the machine's seconds. Returns the job's final secondary
+        status if it is stopped or waits too long."""
+        left = self._cloud.clock.machine_seconds(self._wait_seconds_left())
         if seconds <= 0 and left > 0 and not self._stop.is_set():
             return None
         try:
@@ -153,13 +152,13 @@ class TrainingRun:
         return "Stopped"
 
     def _wait_seconds_left(self) -> float:
-        """MaxWaitTimeInSeconds limits a spot job's waiting and running together; other jobs wait
-        without limit."""
+        """In AWS's seconds. MaxWaitTimeInSeconds limits a spot job's waiting and running together;
+        other jobs wait without limit."""
         if not self._spot:
             return math.inf
         limit: float = self._job["StoppingCondition"]["MaxWaitTimeInSeconds"]
         created: float = self._job["CreationTime"]
-        return created + limit - time.time()
+        return limit - self._cloud.clock.since(created)
 
     async def _attempt(self) -> str:
         """Run from fresh instances to the end of the training or to their interruption. Raises
@@ -246,7 +245,7 @@ class TrainingRun:
         return syncs
 
     async def _train(self, program: Program, syncs: list[CheckpointSync]) -> str:
-        epoch = int(time.time())
+        epoch = int(self._cloud.clock.now())
         logs = [
             self._cloud.log_stream(LOG_GROUP, f"{self._name}/{host}-{epoch}")
             for host in self._host_names
@@ -307,10 +306,10 @@ class TrainingRun:
         """Wait for the end of all hosts, the first failure, a stop, an interruption, or the time
         limit."""
         run_seconds = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - seconds_trained(
-            self._job
+            self._job, self._cloud.clock
         )
         allowed = min(run_seconds, self._wait_seconds_left())
-        deadline = asyncio.get_running_loop().time() + max(0.0, allowed)
+        deadline = self._cloud.clock.ticks() + max(0.0, allowed)
         running = {
             asyncio.create_task(container.wait()): number
             for number, container in enumerate(containers)
@@ -319,7 +318,7 @@ class TrainingRun:
         interruption = asyncio.create_task(self._interrupted.wait())
         try:
             while running:
-                left = deadline - asyncio.get_running_loop().time()
+                left = self._cloud.clock.machine_seconds(deadline - self._cloud.clock.ticks())
                 done, _ = await asyncio.wait(
                     {*running, stop, interruption},
                     timeout=max(0.0, left),

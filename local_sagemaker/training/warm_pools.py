@@ -8,7 +8,6 @@ nothing is refused; retained instances count towards the training quota too) and
 
 import asyncio
 import contextlib
-import time
 from typing import Any
 
 from local_sagemaker.account.billing import Account, Running
@@ -60,12 +59,11 @@ class WarmPools:
     def take(self, name: str, job: Document) -> bool:
         """Give the oldest matching pool to a new job, if there is one; the job then has its
         instances at once."""
-        now = time.time()
         job["WarmPoolKey"] = _key(job)
-        job["ClusterStartTime"] = now
+        job["ClusterStartTime"] = self._cloud.clock.now()
         for former, old in self._cloud.store.all(self._kind):
             if _status(old) == "Available" and old["WarmPoolKey"] == job["WarmPoolKey"]:
-                if now - old["ClusterStartTime"] > _LONGEST_CHAIN_SECONDS:
+                if self._cloud.clock.since(old["ClusterStartTime"]) > _LONGEST_CHAIN_SECONDS:
                     continue
                 job["ClusterStartTime"] = old["ClusterStartTime"]
                 self._leave(former, old, {"Status": "Reused", "ReusedByJob": name})
@@ -87,7 +85,7 @@ class WarmPools:
             with contextlib.suppress(ServiceError):
                 self._cloud.quota(WARM_POOL).hold(name, _instances(job))
                 retained["Status"] = "Available"
-                job["RetainedSince"] = time.time()
+                job["RetainedSince"] = self._cloud.clock.now()
                 self._wait(name, job)
         job["WarmPoolStatus"] = retained
 
@@ -95,7 +93,7 @@ class WarmPools:
         """The job with the seconds for which its pool has been retained so far."""
         if _status(job) != "Available":
             return job
-        return job | {"WarmPoolStatus": {"Status": "Available", **_retained(job)}}
+        return job | {"WarmPoolStatus": {"Status": "Available", **self._retained(job)}}
 
     def update(self, name: str, job: Document, seconds: int) -> None:
         """UpdateTrainingJob: set KeepAlivePeriodInSeconds; 0 ends the pool. Raises
@@ -117,10 +115,8 @@ class WarmPools:
         if name not in self._meters:
             account = Account(WARM_POOL, job["TrainingJobArn"], resources["InstanceType"])
             self._meters[name] = self._cloud.meter.begin(account, resources["InstanceCount"])
-        left = job["RetainedSince"] + resources["KeepAlivePeriodInSeconds"] - time.time()
-        self._expiries[name] = asyncio.get_running_loop().call_later(
-            max(0.0, left), self._terminate, name
-        )
+        left = resources["KeepAlivePeriodInSeconds"] - self._cloud.clock.since(job["RetainedSince"])
+        self._expiries[name] = self._cloud.clock.call_later(max(0.0, left), self._terminate, name)
 
     def _terminate(self, name: str) -> None:
         job = self._cloud.store.get(self._kind, name)
@@ -133,10 +129,14 @@ class WarmPools:
             expiry.cancel()
         if meter := self._meters.pop(name, None):
             meter.end()
-        job["WarmPoolStatus"] = status | _retained(job)
+        job["WarmPoolStatus"] = status | self._retained(job)
         self._cloud.store.put(self._kind, name, job)
         self._cloud.quota(TRAINING).release(name)
         self._cloud.quota(WARM_POOL).release(name)
+
+    def _retained(self, job: Document) -> dict[str, int]:
+        seconds = self._cloud.clock.since(job["RetainedSince"])
+        return {"ResourceRetainedBillableTimeInSeconds": round(seconds)}
 
 
 def _status(job: Document) -> str | None:
@@ -146,10 +146,6 @@ def _status(job: Document) -> str | None:
 
 def _instances(job: Document) -> dict[str, int]:
     return {job["ResourceConfig"]["InstanceType"]: job["ResourceConfig"]["InstanceCount"]}
-
-
-def _retained(job: Document) -> dict[str, int]:
-    return {"ResourceRetainedBillableTimeInSeconds": round(time.time() - job["RetainedSince"])}
 
 
 def _key(job: Document) -> list[Any]:

@@ -12,7 +12,6 @@ import gzip
 import json
 import logging
 import shutil
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
@@ -37,6 +36,7 @@ from local_sagemaker.account.storage import (
     shard,
     upload,
 )
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.instances import Instance, InstanceFailedError
 from local_sagemaker.endpoints.models import ContainerSpec, Models
 from local_sagemaker.errors import ServiceError, not_emulated, validation
@@ -127,7 +127,7 @@ class TransformJobs:
         self._cloud.quota(TRANSFORM).hold(
             name, {resources["InstanceType"]: resources["InstanceCount"]}
         )
-        now = time.time()
+        now = self._cloud.clock.now()
         job = {key: value for key, value in params.items() if key != "Tags"} | {
             "TransformJobArn": arn,
             "TransformJobStatus": "InProgress",
@@ -177,7 +177,7 @@ class TransformJobs:
 
     def _finish(self, name: str, job: Document, status: str, reason: str | None = None) -> None:
         job["TransformJobStatus"] = status
-        job["TransformEndTime"] = job["LastModifiedTime"] = time.time()
+        job["TransformEndTime"] = job["LastModifiedTime"] = self._cloud.clock.now()
         if reason is not None:
             job["FailureReason"] = reason[:1024]
         self._cloud.store.put(KIND, name, job)
@@ -228,7 +228,7 @@ class _Run:
         ):
             raise NoCapacityError(CAPACITY_REASON)
         objects = await asyncio.to_thread(self._inputs)
-        self._job["TransformStartTime"] = time.time()
+        self._job["TransformStartTime"] = self._cloud.clock.now()
         count = self._job["TransformResources"]["InstanceCount"]
         shares = [share for number in range(count) if (share := shard(objects, count, number))]
         async with self._instances(len(shares)) as instances:
@@ -386,7 +386,7 @@ async def _send(instance: Instance, body: bytes, plan: _Plan) -> bytes:
             if answer.status < 500:
                 break
         if attempt < plan.retries:
-            await asyncio.sleep(_RETRY_PAUSE_SECONDS * 2**attempt)
+            await MACHINE.sleep(_RETRY_PAUSE_SECONDS * 2**attempt)
     raise RecordError(failure)
 
 

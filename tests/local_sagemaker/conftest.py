@@ -147,7 +147,7 @@ def faults(emulator: Emulator) -> Iterator[FaultsClient]:
 def hurried_emulator(
     local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Emulator]:
-    """An emulator whose limits on invocations pass 60 times as fast: a minute in a second."""
+    """An emulator on which a minute of AWS's passes in a second."""
     state = tmp_path_factory.mktemp("hurried") / "state"
     yield from running_emulator(
         local_cloud,
@@ -165,10 +165,10 @@ def hurried_emulator(
 def paced_emulator(
     local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Emulator]:
-    """An emulator whose metrics, alarms and scaling policies see a minute in each second."""
+    """The same with more samples: metrics, alarms and scaling policies see two in each minute."""
     state = tmp_path_factory.mktemp("paced") / "state"
     yield from running_emulator(
-        local_cloud, state, "--metrics-time-lapse", "60", "--metrics-seconds", "0.5"
+        local_cloud, state, "--time-lapse", "60", "--metrics-seconds", "0.5"
     )
 
 
@@ -258,7 +258,7 @@ def create_training_job(
             "InstanceCount": hosts,
             "VolumeSizeInGB": 1,
         },
-        "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
         "HyperParameters": {
             key: str(value) for key, value in changes.pop("hyperparameters", {}).items()
         },

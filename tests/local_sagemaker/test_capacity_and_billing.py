@@ -26,6 +26,7 @@ from local_sagemaker.account.rates import (
     TypeQuota,
 )
 from local_sagemaker.account.state import Store
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.faults.client import FaultsClient
 from local_sagemaker.faults.plan import Rule, Strike
@@ -42,26 +43,27 @@ from tests.local_sagemaker.conftest import (
 
 TYPE, LARGER = "ml.m5.large", "ml.m5.xlarge"
 PRICES = {TYPE: 3.6, LARGER: 7.2}
-LAPSE = 60.0
+LAPSE = 10
+"""A hung container is replaced within 6 seconds of the machine, the limit of a response."""
 
 
 @pytest.fixture(scope="module")
 def frugal(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator that provisions jobs, and endpoints of some names, in about a second, with small
-    quotas, prices, and a short limit for hung containers."""
+    """An emulator that provisions jobs, and endpoints of some names, in about a second of the
+    machine, with small quotas, prices, and a short limit for hung containers."""
     folder = tmp_path_factory.mktemp("frugal")
     (folder / "prices.json").write_text(json.dumps(PRICES))
     running = Emulator(
         local_cloud,
         folder / "state",
         "--provisioning-seconds",
-        "1",
+        "10",
         "--endpoint-provisioning-seconds",
         "60:80",
         "--endpoint-provisioning-seconds",
         "*=0",
         "--endpoint-provisioning-seconds",
-        "slow-*=0.8:1.2",
+        "slow-*=8:12",
         "--create-training-job-rate",
         "100",
         "--quota",
@@ -72,7 +74,7 @@ def frugal(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) ->
         "ml.m5.4xlarge for endpoint usage=0",
         "--prices",
         str(folder / "prices.json"),
-        "--billing-time-lapse",
+        "--time-lapse",
         str(LAPSE),
         "--ping-seconds",
         "0.1",
@@ -160,7 +162,7 @@ def test_a_matching_job_takes_the_warm_pool_and_is_not_provisioned(
 
 def test_a_pool_ends_by_itself_and_is_made_within_the_quota_only(api: Any, bucket: str) -> None:
     role = "arn:aws:iam::123456789012:role/alone"
-    brief = job(api, bucket, keep=1, RoleArn=role)
+    brief = job(api, bucket, keep=10, RoleArn=role)
     large = job(api, bucket, keep=600, RoleArn=role, resources={"InstanceCount": 3})
     failed = job(
         api,
@@ -177,7 +179,7 @@ def test_a_pool_ends_by_itself_and_is_made_within_the_quota_only(api: Any, bucke
     assert pool(api, large)["Status"] == "Terminated"
     assert pool(api, failed)["Status"] == "Available"
     wait_for(lambda: pool(api, brief)["Status"], lambda status: status == "Terminated")
-    assert pool(api, brief)["ResourceRetainedBillableTimeInSeconds"] >= 1
+    assert pool(api, brief)["ResourceRetainedBillableTimeInSeconds"] >= 10
     api.update_training_job(TrainingJobName=failed, ResourceConfig={"KeepAlivePeriodInSeconds": 0})
 
 
@@ -198,7 +200,7 @@ def test_a_pool_outlives_a_restart(api: Any, frugal: Emulator, bucket: str) -> N
 
 
 def test_spot_jobs_have_no_warm_pools(api: Any, bucket: str) -> None:
-    stopping = {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 60}
+    stopping = {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 3600}
     with pytest.raises(ClientError, match="not supported with EnableManagedSpotTraining"):
         job(api, bucket, keep=60, EnableManagedSpotTraining=True, StoppingCondition=stopping)
 
@@ -239,7 +241,7 @@ def test_the_bill_has_seconds_and_dollars_by_usage_type_and_resource(
 
 
 def test_a_spot_job_is_billed_less_than_it_trained(api: Any, frugal: Emulator, bucket: str) -> None:
-    stopping = {"MaxRuntimeInSeconds": 60, "MaxWaitTimeInSeconds": 60}
+    stopping = {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 3600}
     name = job(
         api,
         bucket,
@@ -251,7 +253,7 @@ def test_a_spot_job_is_billed_less_than_it_trained(api: Any, frugal: Emulator, b
     assert 1 <= ended["BillableTimeInSeconds"] < ended["TrainingTimeInSeconds"]
     (line,) = [line for line in bill(frugal).resources if line.resource == ended["TrainingJobArn"]]
     assert line.usage == SPOT_TRAINING
-    assert line.instance_seconds < ended["TrainingTimeInSeconds"] * LAPSE
+    assert line.instance_seconds < ended["TrainingTimeInSeconds"]
 
 
 def test_a_hung_instance_is_replaced_and_its_requests_fail(api: Any, frugal: Emulator) -> None:
@@ -314,6 +316,10 @@ def test_endpoints_of_some_names_wait_for_their_instances_and_are_billed_for_it(
         (("--endpoint-provisioning-seconds", "5:2"), "is no provisioning delay"),
         (("--endpoint-provisioning-seconds", "=5"), "is no provisioning delay"),
         (("--endpoint-provisioning-seconds", "nan"), "is no provisioning delay"),
+        (("--time-lapse", "0"), "invalid choice"),
+        (("--time-lapse", "61"), "invalid choice"),
+        (("--time-lapse", "1.5"), "invalid int value"),
+        (("--metrics-time-lapse", "60"), "unrecognized arguments"),
     ],
 )
 def test_a_flag_that_is_wrong_ends_the_start_with_a_reason(
@@ -333,11 +339,11 @@ def test_prices_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_what_was_settled_is_billed_after_a_crash(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    meter = Meter(store, 1.0, None)
+    meter = Meter(store, MACHINE, None)
     running = meter.begin(Account(TRAINING, "arn", TYPE), count=2)
     time.sleep(0.02)
     meter.settle()
-    settled = Meter(store, 1.0, None).bill()
+    settled = Meter(store, MACHINE, None).bill()
     assert settled.instance_seconds >= 0.04
     assert (settled.usd, settled.without_price) == (None, [TYPE])
     running.end()

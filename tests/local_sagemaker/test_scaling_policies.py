@@ -231,12 +231,12 @@ def test_a_kill_in_the_middle_changes_neither_the_answers_nor_what_follows(
     emulator = Emulator(
         local_cloud,
         tmp_path / "state",
-        "--metrics-time-lapse",
+        "--time-lapse",
         "60",
         "--metrics-seconds",
         "0.5",
-        "--provisioning-seconds",
-        "1",
+        "--endpoint-provisioning-seconds",
+        "60",
     )
     emulator.start()
     try:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from local_sagemaker.clock import MACHINE
 from local_sagemaker.monitoring.alarm_states import Alarm, Missing, State
 from local_sagemaker.monitoring.statistics import Metric, Statistics, StatisticSet, Values
 from local_sagemaker.scaling.policies import (
@@ -202,13 +203,13 @@ def test_statistics_are_those_of_the_values(pairs: list[tuple[float, int]]) -> N
 
 
 def test_each_set_of_dimensions_is_a_series_of_its_own_across_restarts() -> None:
-    statistics = Statistics()
+    statistics = Statistics(MACHINE)
     one, other = (Metric.of("N", "m", {"EndpointName": name}) for name in ("a", "b"))
     now = statistics.now() // 60 * 60
     statistics.record(one, 1.0, now)
     statistics.record(other, 5.0, now, count=2)
     statistics.record_set(other, StatisticSet(1, 8.0, 8.0, 8.0), now)
-    again = Statistics()
+    again = Statistics(MACHINE)
     for minute, document in statistics.changed():
         assert document is not None
         again.restore(minute, document)

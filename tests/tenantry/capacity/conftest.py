@@ -24,7 +24,7 @@ def paced(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
     """Its endpoints, real-time and asynchronous, with an instance each."""
     local_cloud.reset()
     folder = tmp_path_factory.mktemp("capacity")
-    pace = ("--metrics-time-lapse", "60", "--metrics-seconds", "0.5")
+    pace = ("--time-lapse", "60", "--metrics-seconds", "0.5")
     with (
         local_sagemaker_running(folder, CONTAINERS, *pace) as url,
         pytest.MonkeyPatch.context() as variables,
