@@ -176,8 +176,9 @@ def test_capacity_follows_what_is_desired_and_no_request_is_lost(
     scale(3)
     assert settled_endpoint(sagemaker, name)["ProductionVariants"][0]["CurrentInstanceCount"] == 3
     with ThreadPoolExecutor(6) as pool:
-        waiting = [pool.submit(ask, runtime, name, "sleep 0.5") for _ in range(6)]
-        wait_for(lambda: sum(future.running() for future in waiting), lambda running: running == 6)
+        waiting = [pool.submit(ask, runtime, name, "sleep 0.5") for _ in range(12)]
+        # As six have been answered, the other six are on their way to all three instances.
+        wait_for(lambda: sum(future.done() for future in waiting), lambda done: done >= 6)
         scale(1)
         assert len({future.result()["pid"] for future in waiting}) >= 2
     assert settled_endpoint(sagemaker, name)["ProductionVariants"][0]["CurrentInstanceCount"] == 1
