@@ -357,12 +357,18 @@ class Asynchronous(Section):
     capacity: EndpointCapacity | None = Field(
         default=None, description="fixed at instances if none; its minimum may be 0"
     )
+    silo_capacity: EndpointCapacity | None = Field(
+        default=None,
+        description="of each silo tenant's endpoint; fixed at one instance if none; its minimum "
+        "may be 0",
+    )
 
     @model_validator(mode="after")
     def _capacity_can_be(self) -> Asynchronous:
-        _check_capacity(
-            "capacity", self.capacity, self.instance_type, self.usd_per_hour, asynchronous=True
-        )
+        for called, section in (("capacity", self.capacity), ("silo_capacity", self.silo_capacity)):
+            _check_capacity(
+                called, section, self.instance_type, self.usd_per_hour, asynchronous=True
+            )
         return self
 
 
