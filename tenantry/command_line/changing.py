@@ -377,9 +377,15 @@ def capacity(
       tenantry capacity energy --end
       tenantry capacity energy 4 --hours 2 --tenant acme
     """
-    from tenantry.capacity.every_endpoint import OtherEndpoints, mend_others, own_endpoint
+    from tenantry.capacity.every_endpoint import (
+        NoEndpointOfItsOwnError,
+        OtherEndpoints,
+        mend_others,
+        own_endpoint,
+    )
     from tenantry.capacity.registration import Override, register_capacity
     from tenantry.capacity.scaled_endpoints import Kind, scaled_endpoint
+    from tenantry.hosting.shapes.asynchronous import NotAsynchronousError
     from tenantry.requests.rows import now
     from tenantry.shown.capacity_view import (
         capacity_in_words,
@@ -392,11 +398,14 @@ def capacity(
         raise click.UsageError("give INSTANCES or --end, one of the two")
     kind: Kind = "asynchronous" if asynchronous else "real_time"
     deployment = invocation.deployment
-    scaled = (
-        scaled_endpoint(deployment.prefix, workload, workload.shared_machines, kind)
-        if tenant is None
-        else own_endpoint(deployment, workload, tenant, kind)
-    )
+    try:
+        scaled = (
+            scaled_endpoint(deployment.prefix, workload, workload.shared_machines, kind)
+            if tenant is None
+            else own_endpoint(deployment, workload, tenant, kind)
+        )
+    except (NoEndpointOfItsOwnError, NotAsynchronousError) as error:
+        raise NotDone(str(error)) from error
     override = None
     if instances is not None:
         if scaled.kind == "real_time" and instances == 0:
@@ -441,7 +450,10 @@ def capacity(
         for line in others_in_words(others) if others.looked_at else ():
             invocation.say(line)
     if failed := sum(bool(one.failure) for one in others.looked_at):
-        raise NotDone(f"{failed} endpoints could not be registered; the reasons stand above")
+        raise NotDone(
+            f"{failed} of {len(others.looked_at)} other endpoints could not be registered; their "
+            f"reasons stand above"
+        )
 
 
 @click.command()
