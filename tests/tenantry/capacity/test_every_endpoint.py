@@ -29,6 +29,7 @@ from tenantry.shown.capacity_view import others_in_words, others_metadata, other
 from tenantry.shown.report import ONBOARDING
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Serving
+from tests.tenantry.capacity.test_registration import FORECAST, with_history
 from tests.tenantry.command_line.conftest import caller, document
 from tests.tenantry.onboarding.registration import NAME, trained_version
 from tests.tenantry.onboarding.test_onboarding import Heard
@@ -239,3 +240,18 @@ def test_a_new_silo_tenants_endpoints_follow_the_file_from_the_start(paced: Worl
         name = shape.endpoint_name(paced.deployment.prefix, NAME, Own(tenant))
         deregister(paced.deployment, name)
         paced.deployment.sagemaker.delete_endpoint(EndpointName=name)
+
+
+def test_a_silo_tenants_forecast_is_of_its_own_requests(paced: World, served: ids.TenantId) -> None:
+    follows = saying(paced.tiny, silo_capacity={"minimum": 1, "maximum": 3, "policies": [FORECAST]})
+    own = own_endpoint(paced.deployment, follows, served, "real_time")
+    with_history(paced, own, expected=None)
+    mended(paced, follows)
+    assert bounds(paced, Own(served)) == Bounds(3, 3)
+    assert [name for name in registered(paced.deployment, own).actions if "forecast" in name]
+    before = paced.deployment.aws_calls.copy()
+    assert others_that_differed(mended(paced, follows)) == []
+    reads = (paced.deployment.aws_calls - before)["s3:GetObject"]
+    assert 0 < reads <= 32, "docs/capacity.md says what a forecast costs"
+    mended(paced, paced.tiny)
+    assert bounds(paced, Own(served)) == Bounds(1, 1)
