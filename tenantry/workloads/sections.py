@@ -333,8 +333,7 @@ class Cache(Section):
 
 
 class Asynchronous(Section):
-    """The asynchronous endpoint of a shared tier (and, with one instance, of a silo tenant), for
-    jobs that take long.
+    """The asynchronous endpoint of a shared tier, and of each silo tenant, for jobs that take long.
 
     Limits: docs.aws.amazon.com/sagemaker/latest/APIReference/API_AsyncInferenceClientConfig.html
     and …/API_runtime_InvokeEndpointAsync.html.
@@ -373,7 +372,7 @@ class Asynchronous(Section):
 
 
 class Serving(Section):
-    """The multi-model endpoint of a shared tier (and, with one instance, of a silo tenant)."""
+    """The multi-model endpoint of a shared tier, and of each silo tenant."""
 
     instance_type: InstanceType
     usd_per_hour: float = Field(

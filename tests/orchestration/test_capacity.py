@@ -13,9 +13,9 @@ from orchestration.jobs import jobs_of
 from orchestration.private_dagster.chosen_partitions import asset_key
 from orchestration.schedules import scheduled_of
 from tenantry.aws.deployment import Deployment
-from tenantry.capacity.registration import registered
+from tenantry.capacity.registration import deregister, registered
 from tenantry.capacity.scaled_endpoints import scaled_endpoint
-from tenantry.capacity.timetable import bounds_at
+from tenantry.capacity.timetable import Bounds, bounds_at
 from tenantry.hosting.endpoints import Endpoint, ensure_endpoint
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import ids
@@ -125,6 +125,18 @@ def test_a_silo_tenants_endpoint_is_a_row_and_takes_an_operators_number(
     assert materialize(tenant="acme", end_override=True)
     (row,) = shown(dagster_instance)["other endpoints"].records
     assert (row.data["minimum"], row.data["override"]) == (1, "")
+    of = scaled_endpoint(deployment.prefix, energy, acme, "real_time")
+    deployment.auto_scaling.register_scalable_target(
+        ServiceNamespace="sagemaker",
+        ResourceId=of.resource,
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MinCapacity=1,
+        MaxCapacity=9,
+    )
+    assert not materialize(instances=600), "the shared endpoint cannot have so many"
+    assert registered(deployment, of).bounds == Bounds(1, 1), "the others follow the file anyway"
+    assert materialize(end_override=True)
+    deregister(deployment, own.name)
     deployment.sagemaker.delete_endpoint(EndpointName=own.name)
 
 
