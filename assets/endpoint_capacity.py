@@ -8,10 +8,12 @@ from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
+    AssetExecutionContext,
     AssetKey,
     AssetsDefinition,
     AutomationCondition,
     Config,
+    Failure,
     MaterializeResult,
     asset,
 )
@@ -21,12 +23,24 @@ from assets.described import described
 from assets.serving_endpoints import missing_or_changed
 from orchestration.private_dagster.chosen_partitions import asset_key, metadata_value
 from resources.tenantry_resource import TenantryResource
-from tenantry.capacity.registration import Override, register_capacity
-from tenantry.capacity.scaled_endpoints import Kind, scaled_endpoint
+from tenantry.aws.deployment import Deployment
+from tenantry.capacity.every_endpoint import (
+    NoEndpointOfItsOwnError,
+    OtherEndpoints,
+    mend_others,
+    own_endpoint,
+)
+from tenantry.capacity.registration import Capacity, Override, register_capacity
+from tenantry.capacity.scaled_endpoints import Kind, scaled_endpoint, shape_of
 from tenantry.hosting import endpoints
-from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
-from tenantry.shown.capacity_view import CHECK, CHECK_DESCRIPTION, capacity_metadata
+from tenantry.names import ids
+from tenantry.shown.capacity_view import (
+    CHECK,
+    CHECK_DESCRIPTION,
+    capacity_metadata,
+    others_metadata,
+    others_that_differed,
+)
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.shown_assets import WorkloadAsset
 
@@ -41,10 +55,16 @@ class CapacityConfig(Config):
     end_override: bool = Field(
         False, description="End such a number now, and return to what the YAML says."
     )
+    tenant: str | None = Field(
+        None,
+        description="The silo tenant whose own endpoint gets that number, or whose number ends; "
+        "empty for the shared endpoint.",
+    )
 
 
 def capacity_assets(workload: Workload) -> list[AssetsDefinition]:
-    """The capacity of the workload's shared endpoints."""
+    """The capacity of the workload's endpoints: the shared one as metadata, the others in a
+    table."""
     made = [_capacity_asset(workload, "endpoint_capacity", "serving_endpoint", "real_time")]
     if workload.serving.asynchronous is not None:
         made.append(
@@ -68,7 +88,6 @@ def _capacity_asset(
     workload: Workload, name: WorkloadAsset, of: WorkloadAsset, kind: Kind
 ) -> AssetsDefinition:
     key, of_endpoint = asset_key(workload.name, name), asset_key(workload.name, of)
-    shape = MULTI_MODEL if kind == "real_time" else ASYNCHRONOUS
 
     @asset(
         key=key,
@@ -76,37 +95,78 @@ def _capacity_asset(
         check_specs=[AssetCheckSpec(CHECK, asset=key, description=CHECK_DESCRIPTION)],
         automation_condition=_registered_with_its_endpoint(),
         code_version=workload.capacity_version,
-        **described(workload, name, "the instances behind the endpoint, and what they cost."),
+        **described(
+            workload, name, "the instances behind its endpoints, and what the shared one costs."
+        ),
     )
     def capacity(
-        config: CapacityConfig, tenantry: TenantryResource
+        context: AssetExecutionContext, config: CapacityConfig, tenantry: TenantryResource
     ) -> Iterator[MaterializeResult[Any]]:
-        deployment, machines = tenantry.deployment, workload.shared_machines
-        # A release that cannot be served does not hold up a change of capacity.
-        endpoints.ensure_endpoint(deployment, workload, machines, shape, began=datetime.now(UTC))
-        scaled = scaled_endpoint(deployment.prefix, workload, machines, kind)
-        override = (
-            None
-            if config.instances is None
-            else Override(config.instances, datetime.now(UTC) + timedelta(hours=config.hours))
-        )
-        done = register_capacity(
-            deployment, scaled, override=override, end_override=config.end_override
-        )
-        shown = capacity_metadata(deployment, scaled, done)
+        deployment = tenantry.deployment
+        if config.tenant is not None:
+            _give_to_tenant(deployment, workload, kind, config)
+        try:
+            done = _shared_capacity(deployment, workload, kind, config)
+        finally:  # a shared endpoint that fails does not keep the others from following the file
+            others = mend_others(deployment, workload, kind, tell=context.log.info)
+        shared = scaled_endpoint(deployment.prefix, workload, workload.shared_machines, kind)
+        shown = {
+            **capacity_metadata(deployment, shared, done),
+            **others_metadata(deployment, others),
+        }
         yield MaterializeResult(
             metadata={key: metadata_value(key, value) for key, value in shown.items()},
-            check_results=[
-                AssetCheckResult(
-                    check_name=CHECK,
-                    passed=not done.differed,
-                    severity=AssetCheckSeverity.WARN,
-                    metadata={"differed": list(done.differed)},
-                )
-            ],
+            check_results=[_check(done, others)],
         )
 
     return capacity
+
+
+def _shared_capacity(
+    deployment: Deployment, workload: Workload, kind: Kind, config: CapacityConfig
+) -> Capacity:
+    machines = workload.shared_machines
+    # A release that cannot be served does not hold up a change of capacity.
+    endpoints.ensure_endpoint(
+        deployment, workload, machines, shape_of(kind), began=datetime.now(UTC)
+    )
+    shared = scaled_endpoint(deployment.prefix, workload, machines, kind)
+    if config.tenant is not None:
+        return register_capacity(deployment, shared)
+    return register_capacity(
+        deployment, shared, override=_override(config), end_override=config.end_override
+    )
+
+
+def _give_to_tenant(
+    deployment: Deployment, workload: Workload, kind: Kind, config: CapacityConfig
+) -> None:
+    """Give a silo tenant's endpoint an operator's number, or end it. Raises ``Failure``."""
+    if config.instances is None and not config.end_override:
+        raise Failure("tenant needs instances or end_override: give one.", allow_retries=False)
+    try:
+        own = own_endpoint(deployment, workload, ids.tenant_id(config.tenant), kind)
+    except (NoEndpointOfItsOwnError, ids.InvalidIdError) as error:
+        raise Failure(str(error), allow_retries=False) from error
+    register_capacity(deployment, own, override=_override(config), end_override=config.end_override)
+
+
+def _override(config: CapacityConfig) -> Override | None:
+    if config.instances is None:
+        return None
+    return Override(config.instances, datetime.now(UTC) + timedelta(hours=config.hours))
+
+
+def _check(done: Capacity, others: OtherEndpoints) -> AssetCheckResult:
+    """A warning about what differed, and an error where an endpoint could not be registered."""
+    differed = [*done.differed, *others_that_differed(others)]
+    failed = any(one.failure for one in others.looked_at)
+    return AssetCheckResult(
+        check_name=CHECK,
+        passed=not differed,
+        severity=AssetCheckSeverity.ERROR if failed else AssetCheckSeverity.WARN,
+        metadata={"differed": differed},
+    )
 
 
 def _registered_with_its_endpoint() -> AutomationCondition[Any]:

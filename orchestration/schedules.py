@@ -140,15 +140,17 @@ def _capacity(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
     """A run at each time of the timetables, and one every hour. Application Auto Scaling changes
     the bounds by itself; the runs show them, and mend what differs from the YAML."""
     serving = workload.serving
-    sections = [serving.capacity]
+    sections = {"": serving.capacity, "_of_silo": serving.silo_capacity}
     if serving.asynchronous is not None:
-        sections.append(serving.asynchronous.capacity)
-    changes = {
-        (change.cron, change.timezone): change.name
-        for section in sections
-        if section is not None
-        for change in section.timetable
-    }
+        sections["_asynchronous"] = serving.asynchronous.capacity
+        sections["_asynchronous_of_silo"] = serving.asynchronous.silo_capacity
+    changes = dict[tuple[str, str], str]()
+    for of_section, section in sections.items():
+        for change in section.timetable if section is not None else ():
+            # Sections may give changes at different times one name; each schedule has its own.
+            taken = change.name in changes.values()
+            name = change.name + of_section if taken else change.name
+            changes.setdefault((change.cron, change.timezone), name)
     times = [
         (name, cron, timezone, f"shows the change {name.replace('_', ' ')}")
         for (cron, timezone), name in changes.items()

@@ -52,8 +52,8 @@ _CONSOLES: Final = {  # by partition
     "aws-us-gov": "console.amazonaws-us-gov.com",
     "aws-cn": "console.amazonaws.cn",
 }
-# SageMaker's control plane has quotas of few calls a second for the whole account: a client that
-# was throttled slows down.
+# SageMaker's control plane and Application Auto Scaling have quotas of few calls a second for the
+# whole account: a client that was throttled slows down.
 _SLOWS_DOWN: Final = _RETRIES.merge(Config(retries={"mode": "adaptive", "total_max_attempts": 10}))
 
 
@@ -238,7 +238,7 @@ class Deployment:
     @cached_property
     def auto_scaling(self) -> ApplicationAutoScalingClient:
         """Application Auto Scaling, which sets the number of endpoints' instances."""
-        client: ApplicationAutoScalingClient = self._client("application-autoscaling")
+        client: ApplicationAutoScalingClient = self._client("application-autoscaling", _SLOWS_DOWN)
         return client
 
     @cached_property

@@ -81,16 +81,22 @@ def usage_rate(endpoint: ScaledEndpoint, policy: UsageRate) -> list[dict[str, An
     """The metrics of article 002's formula, and the formula.
 
     ``m1`` counts instances, as CPUUtilization has a sample for each of them a minute. ``m2`` counts
-    the requests that reach the endpoint, which are the cache's misses. One instance answers 60 /
-    seconds × units requests a minute.
+    the requests that reach the endpoint. On the file's own shared endpoint these are the workload's
+    misses of the cache. Another endpoint answers some tenants alone, so its own metric counts them.
+    One instance answers 60 / seconds × units requests a minute.
     """
-    requests = [
+    of_workload = [
         {"Name": "Workload", "Value": endpoint.workload},
         {"Name": "Environment", "Value": endpoint.environment},
     ]
+    requests = (
+        _statistic("m2", _ENDPOINTS, endpoint.requests_metric, endpoint.dimensions)
+        if endpoint.whose
+        else _statistic("m2", REQUESTS_NAMESPACE, MISSES, of_workload)
+    )
     return [
         _statistic("m1", _INSTANCES, "CPUUtilization", endpoint.dimensions),
-        _statistic("m2", REQUESTS_NAMESPACE, MISSES, requests),
+        requests,
         {
             "Id": "e1",
             "Label": "utilization rate",
@@ -99,6 +105,11 @@ def usage_rate(endpoint: ScaledEndpoint, policy: UsageRate) -> list[dict[str, An
             "ReturnData": True,
         },
     ]
+
+
+def alarm_name(endpoint: str) -> str:
+    """The alarm that starts an endpoint's first instance."""
+    return f"{endpoint}-backlog-without-capacity"
 
 
 def alarm_requests(endpoint: ScaledEndpoint, arn_of: dict[str, str]) -> list[dict[str, Any]]:
@@ -111,7 +122,7 @@ def alarm_requests(endpoint: ScaledEndpoint, arn_of: dict[str, str]) -> list[dic
     """
     return [
         {
-            "AlarmName": f"{endpoint.name}-backlog-without-capacity",
+            "AlarmName": alarm_name(endpoint.name),
             "AlarmDescription": "A request waits and there is no instance.",
             "Namespace": _ENDPOINTS,
             "MetricName": "HasBacklogWithoutCapacity",

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from tenantry.capacity.ahead import PREFIX, Ahead, forecast_actions, look_ahead, raised
-from tenantry.capacity.policies import alarm_requests, policy_requests
+from tenantry.capacity.policies import alarm_name, alarm_requests, policy_requests
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint, resource_of
 from tenantry.capacity.timetable import Bounds, ScheduledAction, actions_of, bounds_at
 from tenantry.hosting.endpoints import Endpoint, EndpointFailedError, as_endpoint, wait_in_service
@@ -24,6 +24,9 @@ from tenantry.hosting.endpoints import Endpoint, EndpointFailedError, as_endpoin
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
+MOST_AT_ONCE: Final = 50
+"""Endpoints whose bounds one call reads (docs.aws.amazon.com/autoscaling/application/APIReference/
+API_DescribeScalableTargets.html)."""
 _DIMENSION: Final = "sagemaker:variant:DesiredInstanceCount"
 _OVERRIDE: Final = "tenantry-override-end"
 _OURS: Final = "tenantry-"
@@ -58,15 +61,21 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class Capacity:
-    """An endpoint's capacity after it was registered: ``differed`` says what was not as the YAML
-    says, and was mended."""
+class Mended:
+    """What is registered for an endpoint after it was mended: ``differed`` says what was not as
+    the YAML says. An endpoint without a registration before differed in nothing."""
 
-    endpoint: Endpoint
     bounds: Bounds
     override: Override | None
     differed: tuple[str, ...]
     ahead: Ahead
+
+
+@dataclass(frozen=True)
+class Capacity(Mended):
+    """The same once the number of instances is within the bounds."""
+
+    endpoint: Endpoint
 
 
 def register_capacity(
@@ -92,8 +101,31 @@ def register_capacity(
             gives the reason.
     """
     wait_in_service(deployment, scaled.name, timeout=timeout)
-    now = datetime.now(UTC)
     there = registered(deployment, scaled)
+    done = mend(deployment, scaled, there, override=override, end_override=end_override)
+    endpoint = _wait_within(deployment, scaled, done.bounds, timeout)
+    return Capacity(done.bounds, done.override, done.differed, done.ahead, endpoint)
+
+
+def mend(
+    deployment: Deployment,
+    scaled: ScaledEndpoint,
+    there: Registered,
+    *,
+    override: Override | None = None,
+    end_override: bool = False,
+) -> Mended:
+    """Change what is registered for an endpoint where it differs from the YAML, and wait for
+    nothing.
+
+    Args:
+        deployment: where.
+        scaled: the endpoint, which exists.
+        there: what is registered for it now.
+        override: as for ``register_capacity``.
+        end_override: as for ``register_capacity``.
+    """
+    now = datetime.now(UTC)
     asked = override is not None or end_override
     if not asked:
         override = there.override(now)
@@ -108,45 +140,81 @@ def register_capacity(
         *_bring_actions(deployment, scaled, there, _actions(scaled, now, override, ahead)),
         *_bring_policies(deployment, scaled, there),
     ]
-    endpoint = _wait_within(deployment, scaled, bounds, timeout)
     expected = asked or there.bounds is None
-    return Capacity(endpoint, bounds, override, () if expected else tuple(differed), ahead)
+    return Mended(bounds, override, () if expected else tuple(differed), ahead)
 
 
 def registered(deployment: Deployment, scaled: ScaledEndpoint) -> Registered:
     """What is registered for an endpoint now."""
-    client, scope = deployment.auto_scaling, _scope(scaled.resource)
-    targets = client.describe_scalable_targets(
-        ServiceNamespace="sagemaker", ResourceIds=[scaled.resource], ScalableDimension=_DIMENSION
+    return Registrations(deployment, [scaled]).of(scaled)
+
+
+class Registrations:
+    """What is registered for some endpoints.
+
+    One call reads the bounds of all, and one their alarms. AWS takes one endpoint at a time for
+    scheduled actions and for policies, so each endpoint's are read as it is asked for.
+    """
+
+    def __init__(self, deployment: Deployment, some: Sequence[ScaledEndpoint]) -> None:
+        """``some`` are at most ``MOST_AT_ONCE``."""
+        self._deployment = deployment
+        names = [one.name for one in some]
+        self._bounds = _bounds_of(deployment, names)
+        self._alarms = _alarms_of(deployment, names)
+
+    def of(self, scaled: ScaledEndpoint) -> Registered:
+        """Those of one of the endpoints."""
+        name = alarm_name(scaled.name)
+        alarms = {name: self._alarms[name]} if name in self._alarms else {}
+        bounds = self._bounds.get(scaled.name)
+        if bounds is None:  # without a target there are neither actions nor policies
+            return Registered(None, {}, {}, alarms)
+        client, scope = self._deployment.auto_scaling, _scope(scaled.resource)
+        actions = {
+            one["ScheduledActionName"]: one
+            for page in client.get_paginator("describe_scheduled_actions").paginate(**scope)
+            for one in page["ScheduledActions"]
+        }
+        policies = {
+            one["PolicyName"]: one
+            for page in client.get_paginator("describe_scaling_policies").paginate(**scope)
+            for one in page["ScalingPolicies"]
+        }
+        if _OVERRIDE in actions:  # an operator may have changed the bounds after they were read
+            bounds = _bounds_of(self._deployment, [scaled.name]).get(scaled.name)
+        return Registered(bounds, actions, policies, alarms)
+
+
+def _bounds_of(deployment: Deployment, names: Sequence[str]) -> dict[str, Bounds]:
+    """The bounds that are registered, by the endpoint's name."""
+    found = deployment.auto_scaling.describe_scalable_targets(
+        ServiceNamespace="sagemaker",
+        ResourceIds=[resource_of(name) for name in names],
+        ScalableDimension=_DIMENSION,
+        MaxResults=MOST_AT_ONCE,
     )["ScalableTargets"]
-    bounds = next((Bounds(one["MinCapacity"], one["MaxCapacity"]) for one in targets), None)
-    actions = {
-        one["ScheduledActionName"]: one
-        for page in client.get_paginator("describe_scheduled_actions").paginate(**scope)
-        for one in page["ScheduledActions"]
+    by_resource = {
+        one["ResourceId"]: Bounds(one["MinCapacity"], one["MaxCapacity"]) for one in found
     }
-    policies = {
-        one["PolicyName"]: one
-        for page in client.get_paginator("describe_scaling_policies").paginate(**scope)
-        for one in page["ScalingPolicies"]
+    return {
+        name: by_resource[resource_of(name)] for name in names if resource_of(name) in by_resource
     }
-    found = deployment.cloudwatch.describe_alarms(AlarmNamePrefix=f"{scaled.name}-backlog-")
-    alarms = {one["AlarmName"]: one for one in found["MetricAlarms"]}
-    return Registered(bounds, actions, policies, alarms)
+
+
+def _alarms_of(deployment: Deployment, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    found = deployment.cloudwatch.describe_alarms(
+        AlarmNames=[alarm_name(name) for name in names], MaxRecords=2 * MOST_AT_ONCE
+    )
+    return {one["AlarmName"]: one for one in found["MetricAlarms"]}
 
 
 def deregister(deployment: Deployment, endpoint: str) -> None:
     """Forget the capacity of an endpoint that is to be deleted; its alarms go with it."""
     client, scope = deployment.auto_scaling, _scope(resource_of(endpoint))
-    found = deployment.cloudwatch.describe_alarms(AlarmNamePrefix=f"{endpoint}-backlog-")
-    if names := [one["AlarmName"] for one in found["MetricAlarms"]]:
+    if names := list(_alarms_of(deployment, [endpoint])):
         deployment.cloudwatch.delete_alarms(AlarmNames=names)
-    targets = client.describe_scalable_targets(
-        ServiceNamespace="sagemaker",
-        ResourceIds=[resource_of(endpoint)],
-        ScalableDimension=_DIMENSION,
-    )["ScalableTargets"]
-    if targets:
+    if _bounds_of(deployment, [endpoint]):
         client.deregister_scalable_target(**scope)
 
 

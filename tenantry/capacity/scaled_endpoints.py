@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS, settings_of
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
-from tenantry.hosting.shapes.shape import VARIANT
+from tenantry.hosting.shapes.shape import VARIANT, Shape
 from tenantry.names import ids
-from tenantry.names.tiers import Machines
+from tenantry.names.tiers import Machines, Tier
 from tenantry.workloads.capacity import EndpointCapacity, fixed
 from tenantry.workloads.schema import Workload
 
@@ -18,8 +18,12 @@ Kind = Literal["real_time", "asynchronous"]
 
 @dataclass(frozen=True)
 class ScaledEndpoint:
-    """An endpoint and what the YAML says about its capacity. ``environment`` and ``workload`` name
-    its requests' metrics."""
+    """An endpoint and what the YAML says about its capacity.
+
+    ``environment`` and ``workload`` name the metrics of the workload's requests. ``whose`` is the
+    silo tenant, or the tier, that the endpoint serves; it is empty for the shared endpoint of the
+    file's own tier.
+    """
 
     name: str
     kind: Kind
@@ -27,6 +31,7 @@ class ScaledEndpoint:
     usd_per_hour: float
     workload: ids.WorkloadName
     environment: str
+    whose: str = ""
 
     @property
     def resource(self) -> str:
@@ -40,6 +45,11 @@ class ScaledEndpoint:
             {"Name": "EndpointName", "Value": self.name},
             {"Name": "VariantName", "Value": VARIANT},
         ]
+
+    @property
+    def requests_metric(self) -> str:
+        """The metric of the requests that reach it, in the namespace ``AWS/SageMaker``."""
+        return "Invocations" if self.kind == "real_time" else "InvocationsProcessed"
 
     @property
     def most(self) -> int:
@@ -66,21 +76,35 @@ def scaled_endpoint(
     Raises:
         NotAsynchronousError: the workload has no asynchronous endpoint.
     """
-    name, serving = ids.workload_name(workload.name), workload.serving
-    shape = MULTI_MODEL if kind == "real_time" else ASYNCHRONOUS
-    instances = shape.instances(workload, machines)
-    silo = machines.tier == "silo"
-    if kind == "asynchronous" and serving.asynchronous is not None:
-        section = None if silo else serving.asynchronous.capacity
-        usd_per_hour = serving.asynchronous.usd_per_hour
-    else:
-        section = serving.silo_capacity if silo else serving.capacity
-        usd_per_hour = serving.usd_per_hour
-    return ScaledEndpoint(
+    name, shape = ids.workload_name(workload.name), shape_of(kind)
+    whose = str(machines.tenant) if machines.tier == "silo" else machines.tier
+    return endpoint_named(
         shape.endpoint_name(prefix, name, machines),
-        kind,
-        section or fixed(instances),
-        usd_per_hour,
-        name,
         prefix,
+        workload,
+        machines.tier,
+        kind,
+        whose="" if machines == workload.shared_machines else whose,
     )
+
+
+def endpoint_named(
+    name: str, prefix: str, workload: Workload, tier: Tier, kind: Kind, *, whose: str
+) -> ScaledEndpoint:
+    """A workload's endpoint of a name, tier and kind. Raises ``NotAsynchronousError``."""
+    settings = workload.serving if kind == "real_time" else settings_of(workload)
+    section = settings.silo_capacity if tier == "silo" else settings.capacity
+    return ScaledEndpoint(
+        name,
+        kind,
+        section or fixed(shape_of(kind).instances(workload, tier)),
+        settings.usd_per_hour,
+        ids.workload_name(workload.name),
+        prefix,
+        whose,
+    )
+
+
+def shape_of(kind: Kind) -> Shape:
+    """The hosting shape of a kind's endpoints."""
+    return MULTI_MODEL if kind == "real_time" else ASYNCHRONOUS

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
@@ -352,6 +353,7 @@ def tier(
 @click.option(
     "--asynchronous", is_flag=True, help="Of the asynchronous endpoint, not the real-time one."
 )
+@click.option("--tenant", type=TENANT, help="Of this silo tenant's own endpoint.")
 @yes_option
 @common_options
 def capacity(
@@ -361,31 +363,50 @@ def capacity(
     hours: float,
     end: bool,
     asynchronous: bool,
+    tenant: ids.TenantId | None,
     yes: bool,
 ) -> None:
-    """Give the shared endpoint of WORKLOAD so many INSTANCES for some hours.
+    """Give the shared endpoint of WORKLOAD, or a silo tenant's own, so many INSTANCES for some
+    hours.
 
-    Without INSTANCES, register what the YAML says. A number that holds goes on, unless --end ends
-    it.
+    Without INSTANCES, register what the YAML says; without --tenant, for the other tier's endpoint
+    and each silo tenant's, too. A number that holds goes on, unless --end ends it.
 
     \b
     Examples:
       tenantry capacity energy 4 --hours 2
       tenantry capacity energy --end
+      tenantry capacity energy 4 --hours 2 --tenant acme
     """
+    from tenantry.capacity.every_endpoint import (
+        NoEndpointOfItsOwnError,
+        OtherEndpoints,
+        mend_others,
+        own_endpoint,
+    )
     from tenantry.capacity.registration import Override, register_capacity
-    from tenantry.capacity.scaled_endpoints import scaled_endpoint
+    from tenantry.capacity.scaled_endpoints import Kind, scaled_endpoint
+    from tenantry.hosting.shapes.asynchronous import NotAsynchronousError
     from tenantry.requests.rows import now
-    from tenantry.shown.capacity_view import capacity_in_words, plain_capacity_metadata
+    from tenantry.shown.capacity_view import (
+        capacity_in_words,
+        others_in_words,
+        others_that_differed,
+        plain_capacity_metadata,
+    )
 
     if instances is not None and end:
         raise click.UsageError("give INSTANCES or --end, one of the two")
-    scaled = scaled_endpoint(
-        invocation.deployment.prefix,
-        workload,
-        workload.shared_machines,
-        "asynchronous" if asynchronous else "real_time",
-    )
+    kind: Kind = "asynchronous" if asynchronous else "real_time"
+    deployment = invocation.deployment
+    try:
+        scaled = (
+            scaled_endpoint(deployment.prefix, workload, workload.shared_machines, kind)
+            if tenant is None
+            else own_endpoint(deployment, workload, tenant, kind)
+        )
+    except (NoEndpointOfItsOwnError, NotAsynchronousError) as error:
+        raise NotDone(str(error)) from error
     override = None
     if instances is not None:
         if scaled.kind == "real_time" and instances == 0:
@@ -398,20 +419,42 @@ def capacity(
             f"{scaled.usd_per_hour:g} USD an hour each?",
             yes=yes,
         )
-    done = register_capacity(invocation.deployment, scaled, override=override, end_override=end)
+    done = register_capacity(deployment, scaled, override=override, end_override=end)
+    plain = plain_capacity_metadata(scaled, done)
     if override is not None or end:
-        asset = "asynchronous_capacity" if asynchronous else "endpoint_capacity"
-        metadata = {**plain_capacity_metadata(scaled, done), "by": invocation.operator}
         name = ids.workload_name(workload.name)
-        operator_events.leave(
-            invocation.deployment,
-            operator_events.OperatorEvent("materialization", name, asset, None, metadata),
+        asset = "asynchronous_capacity" if asynchronous else "endpoint_capacity"
+        metadata = {**plain, "by": invocation.operator}
+        # The plotted figures of the asset are the shared endpoint's, so a tenant's are texts.
+        event = (
+            operator_events.OperatorEvent("materialization", name, asset, None, metadata)
+            if tenant is None
+            else operator_events.OperatorEvent(
+                "observation",
+                name,
+                asset,
+                None,
+                {"tenant": tenant} | {key: str(value) for key, value in metadata.items()},
+            )
         )
+        operator_events.leave(deployment, event)
+    others = OtherEndpoints((), 0)
+    if tenant is None and override is None and not end:
+        others = mend_others(deployment, workload, kind, tell=partial(click.echo, err=True))
     if invocation.as_json:
-        invocation.write_json({"format": 2, **plain_capacity_metadata(scaled, done)})
+        differed = others_that_differed(others)
+        of_others = {"other_endpoints": len(others.looked_at), "others_differed": differed}
+        invocation.write_json({"format": 2, **plain, **(of_others if others.looked_at else {})})
     else:
-        for line in capacity_in_words(invocation.deployment, scaled, done):
+        for line in capacity_in_words(deployment, scaled, done):
             invocation.say(line)
+        for line in others_in_words(others) if others.looked_at else ():
+            invocation.say(line)
+    if failed := sum(bool(one.failure) for one in others.looked_at):
+        raise NotDone(
+            f"{failed} of {len(others.looked_at)} other endpoints could not be registered; their "
+            f"reasons stand above"
+        )
 
 
 @click.command()

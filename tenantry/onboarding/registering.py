@@ -11,9 +11,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
 from tenantry.capacity.registration import register_capacity
-from tenantry.capacity.scaled_endpoints import scaled_endpoint
+from tenantry.capacity.scaled_endpoints import Kind, scaled_endpoint, shape_of
 from tenantry.hosting import endpoints
-from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ChampionChangedError, ModelVersion
 from tenantry.names import ids
@@ -110,21 +109,26 @@ class RegistrationStage:
             deployment.prefix, ids.workload_name(workload.name), machines
         )
         if name not in self._endpoints:
-            endpoint = endpoints.ensure_endpoint(
-                deployment, workload, machines, MULTI_MODEL, began=self._began
-            )
-            # The asset `asynchronous_endpoint` covers the workload's own tier; a tenant of another
-            # tier asks another endpoint.
-            if workload.serving.asynchronous is not None and machines.tier != workload.tier:
-                endpoints.ensure_endpoint(
-                    deployment, workload, machines, ASYNCHRONOUS, began=self._began
-                )
-            if machines.tier == "silo" and endpoint.change == "created":
-                register_capacity(
-                    deployment, scaled_endpoint(deployment.prefix, workload, machines, "real_time")
-                )
+            endpoint = self._ensure(machines, "real_time")
+            # The workload's assets make the endpoints of its own shared machines, and register
+            # their capacity.
+            if workload.serving.asynchronous is not None and machines != workload.shared_machines:
+                self._ensure(machines, "asynchronous")
             self._endpoints[name] = endpoint
         return self._endpoints[name]
+
+    def _ensure(self, machines: Machines, kind: Kind) -> endpoints.Endpoint:
+        """The endpoint of a kind. A new one's capacity is registered at once, where no asset of its
+        own does so."""
+        deployment, workload = self.at_work.deployment, self.at_work.workload
+        endpoint = endpoints.ensure_endpoint(
+            deployment, workload, machines, shape_of(kind), began=self._began
+        )
+        if endpoint.change == "created" and machines != workload.shared_machines:
+            register_capacity(
+                deployment, scaled_endpoint(deployment.prefix, workload, machines, kind)
+            )
+        return endpoint
 
     def _tell(self, member: Member, model: ModelVersion, endpoint: str, done: Registration) -> None:
         self._checked(member, {"milliseconds": round(done.smoke_milliseconds, 1)}, passed=True)

@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.capacity.ahead import shown as forecast_shown
-from tenantry.capacity.registration import Capacity, activities
+from tenantry.capacity.every_endpoint import OtherEndpoint, OtherEndpoints
+from tenantry.capacity.registration import Capacity, Override, activities
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint
+from tenantry.hosting.endpoints import describe_endpoint
 from tenantry.shown.plots import plot_of_capacity
 from tenantry.shown.report import Table
 
@@ -22,10 +24,11 @@ _DAY: Final = timedelta(hours=24)
 _MINUTES: Final = 5  # of a period
 _FEWEST: Final = 12  # periods that are drawn
 _ACTIVITIES: Final = 10
+_MAX_ROWS: Final = 100  # each costs a call, which tells the endpoint's instances
 CHECK: Final = "capacity_is_as_the_yaml_says"
 CHECK_DESCRIPTION: Final = (
     "Bounds, timetable, policies and alarms are those of the YAML, or of an operator's override. "
-    "What differs is mended, and told here."
+    "What differs is mended, and told here. An endpoint that could not be registered is told, too."
 )
 
 
@@ -72,11 +75,7 @@ def _first_with_any(day: Sequence[Period]) -> int:
 def plain_capacity_metadata(scaled: ScaledEndpoint, capacity: Capacity) -> dict[str, Any]:
     """Bounds, instances, their cost, and an override, as plain values."""
     override = capacity.override
-    held = (
-        {}
-        if override is None
-        else {"override": f"{override.instances} until {override.until:%Y-%m-%d %H:%M} UTC"}
-    )
+    held = {} if override is None else {"override": _in_words(override)}
     capped = (
         {"maximum_is_capped": f"by the budget; the YAML allows {scaled.section.maximum}"}
         if scaled.most < scaled.section.maximum
@@ -92,6 +91,76 @@ def plain_capacity_metadata(scaled: ScaledEndpoint, capacity: Capacity) -> dict[
         **forecast_shown(capacity.ahead),
         "usd_per_hour": capacity.endpoint.instances * scaled.usd_per_hour,
     }
+
+
+def _in_words(override: Override) -> str:
+    return f"{override.instances} until {override.until:%Y-%m-%d %H:%M} UTC"
+
+
+def others_metadata(deployment: Deployment, others: OtherEndpoints) -> dict[str, Any]:
+    """The other endpoints for the capacity assets: a table, those that failed or differed first,
+    and the numbers of those that it leaves out."""
+    if not others.looked_at:
+        return {"other_endpoints_left": others.left} if others.left else {}
+    first = sorted(others.looked_at, key=_rank)
+    left_out = len(first) - _MAX_ROWS
+    return {
+        "other endpoints": Table(tuple(_row(deployment, one) for one in first[:_MAX_ROWS])),
+        "other_endpoints": len(first) + others.left,
+        "other_endpoints_failed": sum(bool(one.failure) for one in first),
+        **({"other_endpoints_left_out": left_out} if left_out > 0 else {}),
+        **({"other_endpoints_left": others.left} if others.left else {}),
+    }
+
+
+def _rank(one: OtherEndpoint) -> tuple[bool, bool, bool, str]:
+    return not one.failure, not one.differed, one.override is None, one.scaled.name
+
+
+def _row(deployment: Deployment, one: OtherEndpoint) -> dict[str, str | int]:
+    mended = one.mended
+    described = describe_endpoint(deployment, one.scaled.name)
+    variants = described.get("ProductionVariants") if described is not None else None
+    return {
+        "endpoint": one.scaled.name,
+        "tenant or tier": one.scaled.whose,
+        "minimum": "" if mended is None else mended.bounds.minimum,
+        "maximum": "" if mended is None else mended.bounds.maximum,
+        "instances": variants[0].get("CurrentInstanceCount", 0) if variants else "",
+        "override": "" if one.override is None else _in_words(one.override),
+        "differed": one.differed,
+    }
+
+
+def others_that_differed(others: OtherEndpoints) -> list[str]:
+    """What the other endpoints differed in, or why they could not be registered: a line for each
+    such endpoint, as many as the table has rows."""
+    lines = [
+        f"{one.scaled.name} ({one.scaled.whose}): {one.differed}"
+        for one in sorted(others.looked_at, key=_rank)
+        if one.differed
+    ]
+    said = lines[:_MAX_ROWS]
+    if len(lines) > _MAX_ROWS:
+        said.append(f"and {len(lines) - _MAX_ROWS} more endpoints")
+    if others.left:
+        said.append(f"{others.left} endpoints were left for the next run")
+    return said
+
+
+def others_in_words(others: OtherEndpoints) -> Iterator[str]:
+    """The other endpoints as lines for a terminal: how many, which differed, and operators'
+    numbers that hold."""
+    yield f"{len(others.looked_at)} endpoints of silo tenants and of another tier"
+    for words in others_that_differed(others):
+        yield f"  {words}"
+    held = [one for one in others.looked_at if one.override is not None]
+    for one in held[:_MAX_ROWS]:
+        if one.override is not None:
+            yield (
+                f"  {one.scaled.name} ({one.scaled.whose}): an operator's number, "
+                f"{_in_words(one.override)}"
+            )
 
 
 def capacity_in_words(
@@ -133,9 +202,8 @@ def _of_the_day(deployment: Deployment, scaled: ScaledEndpoint, now: datetime) -
     An instance has a sample of CPUUtilization a minute, so their number is that of instances.
     """
     dimensions = scaled.dimensions
-    requests = "Invocations" if scaled.kind == "real_time" else "InvocationsProcessed"
     queries: Any = [
-        _query("demand", "AWS/SageMaker", requests, dimensions, "Sum"),
+        _query("demand", "AWS/SageMaker", scaled.requests_metric, dimensions, "Sum"),
         _query("samples", "/aws/sagemaker/Endpoints", "CPUUtilization", dimensions, "SampleCount"),
     ]
     seconds = _PERIOD.total_seconds()

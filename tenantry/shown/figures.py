@@ -20,6 +20,16 @@ _CAPACITY: Final = {
         unit="USD",
     ),
     "requests_of_the_day": Figure(description="Requests that reached it in the last 24 hours."),
+    "other_endpoints": Figure(description="Those of silo tenants and of another tier."),
+    "other_endpoints_failed": Figure(
+        description="Those of them that could not be registered.", good="0"
+    ),
+    "other_endpoints_left_out": Figure(
+        description="Those that the table has no room for; they are as the file says."
+    ),
+    "other_endpoints_left": Figure(
+        description="Those that the next run looks at, as the time did not suffice.", good="0"
+    ),
 }
 _COMMON: Final[Mapping[WorkloadAsset, Mapping[str, Figure]]] = {
     "uploads": {

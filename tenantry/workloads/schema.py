@@ -109,7 +109,7 @@ class Workload(Section):
             ),
             True,
         )
-        left_out["asynchronous"] = {"usd_per_hour", "capacity"}
+        left_out["asynchronous"] = {"usd_per_hour", "capacity", "silo_capacity"}
         said = (
             f"{self.serving_container}:{self.image_tag} "
             f"{self.serving.model_dump_json(exclude=left_out)}"
@@ -119,13 +119,11 @@ class Workload(Section):
     @property
     def capacity_version(self) -> str:
         """Changes whenever what is registered for the endpoints' capacity would."""
-        serving = self.serving
-        sections = [serving.capacity, serving.silo_capacity]
-        if serving.asynchronous is not None:
-            sections.append(serving.asynchronous.capacity)
-        said = [None if section is None else section.model_dump_json() for section in sections] + [
-            serving.usd_per_hour,
-            serving.instances,
+        endpoints = [self.serving, self.serving.asynchronous]
+        said = [
+            one.model_dump_json(include={"capacity", "silo_capacity", "usd_per_hour", "instances"})
+            for one in endpoints
+            if one is not None
         ]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:10]
 

@@ -333,8 +333,7 @@ class Cache(Section):
 
 
 class Asynchronous(Section):
-    """The asynchronous endpoint of a shared tier (and, with one instance, of a silo tenant), for
-    jobs that take long.
+    """The asynchronous endpoint of a shared tier, and of each silo tenant, for jobs that take long.
 
     Limits: docs.aws.amazon.com/sagemaker/latest/APIReference/API_AsyncInferenceClientConfig.html
     and …/API_runtime_InvokeEndpointAsync.html.
@@ -357,17 +356,23 @@ class Asynchronous(Section):
     capacity: EndpointCapacity | None = Field(
         default=None, description="fixed at instances if none; its minimum may be 0"
     )
+    silo_capacity: EndpointCapacity | None = Field(
+        default=None,
+        description="of each silo tenant's endpoint; fixed at one instance if none; its minimum "
+        "may be 0",
+    )
 
     @model_validator(mode="after")
     def _capacity_can_be(self) -> Asynchronous:
-        _check_capacity(
-            "capacity", self.capacity, self.instance_type, self.usd_per_hour, asynchronous=True
-        )
+        for called, section in (("capacity", self.capacity), ("silo_capacity", self.silo_capacity)):
+            _check_capacity(
+                called, section, self.instance_type, self.usd_per_hour, asynchronous=True
+            )
         return self
 
 
 class Serving(Section):
-    """The multi-model endpoint of a shared tier (and, with one instance, of a silo tenant)."""
+    """The multi-model endpoint of a shared tier, and of each silo tenant."""
 
     instance_type: InstanceType
     usd_per_hour: float = Field(

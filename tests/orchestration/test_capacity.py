@@ -13,12 +13,15 @@ from orchestration.jobs import jobs_of
 from orchestration.private_dagster.chosen_partitions import asset_key
 from orchestration.schedules import scheduled_of
 from tenantry.aws.deployment import Deployment
-from tenantry.capacity.registration import registered
+from tenantry.capacity.registration import deregister, registered
 from tenantry.capacity.scaled_endpoints import scaled_endpoint
-from tenantry.capacity.timetable import bounds_at
-from tenantry.hosting.endpoints import Endpoint
-from tenantry.names.tiers import Shared
+from tenantry.capacity.timetable import Bounds, bounds_at
+from tenantry.hosting.endpoints import Endpoint, ensure_endpoint
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.names import ids
+from tenantry.names.tiers import Own, Shared
 from tenantry.shown.capacity_view import CHECK
+from tenantry.workloads.capacity import EndpointCapacity
 from tenantry.workloads.schema import Workload
 from tests.orchestration.running import run
 
@@ -95,6 +98,61 @@ def test_an_operators_number_is_given_and_ended_in_the_ui(
     ended = materialize(end_override=True)
     assert "override" not in ended
     assert ended["minimum"] == 1
+
+
+def test_a_silo_tenants_endpoint_is_a_row_and_takes_an_operators_number(
+    serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance
+) -> None:
+    deployment, energy, endpoint = serving
+    acme = Own(ids.tenant_id("acme"))
+
+    def materialize(**config: Any) -> bool:
+        ops = {"energy__endpoint_capacity": {"config": config}}
+        return run(dagster_instance, JOB, {"ops": ops}).success
+
+    assert not materialize(tenant="acme", instances=2), "it has no endpoint of its own"
+    own = ensure_endpoint(deployment, energy, acme, MULTI_MODEL)
+    assert materialize(tenant="acme", instances=2)
+    first = shown(dagster_instance)
+    assert (first["endpoint"], first["other_endpoints"]) == (endpoint.name, 1)
+    assert "override" not in first, "the shared endpoint has no operator's number"
+    (row,) = first["other endpoints"].records
+    values = row.data
+    assert (values["endpoint"], values["minimum"], values["instances"]) == (own.name, 2, 2)
+    assert values["override"].startswith("2 until ")
+    assert passed(dagster_instance) == (True, [])
+    assert not materialize(tenant="acme"), "a tenant alone says nothing"
+    assert materialize(tenant="acme", end_override=True)
+    (row,) = shown(dagster_instance)["other endpoints"].records
+    assert (row.data["minimum"], row.data["override"]) == (1, "")
+    of = scaled_endpoint(deployment.prefix, energy, acme, "real_time")
+    deployment.auto_scaling.register_scalable_target(
+        ServiceNamespace="sagemaker",
+        ResourceId=of.resource,
+        ScalableDimension="sagemaker:variant:DesiredInstanceCount",
+        MinCapacity=1,
+        MaxCapacity=9,
+    )
+    assert not materialize(instances=600), "the shared endpoint cannot have so many"
+    assert registered(deployment, of).bounds == Bounds(1, 1), "the others follow the file anyway"
+    assert materialize(end_override=True)
+    deregister(deployment, own.name)
+    deployment.sagemaker.delete_endpoint(EndpointName=own.name)
+
+
+def test_changes_of_one_name_at_two_times_have_two_schedules(energy: Workload) -> None:
+    section = EndpointCapacity.model_validate(
+        {
+            "minimum": 1,
+            "maximum": 2,
+            "timetable": [{"name": "night", "cron": "0 22 * * *", "minimum": 1}],
+        }
+    )
+    serving = energy.serving.model_copy(update={"silo_capacity": section})
+    other = energy.model_copy(update={"serving": serving})
+    names = [one.name for one in scheduled_of(other, jobs_of(other)) if one.job.name == JOB]
+    assert f"{JOB}_night_of_silo" in names
+    assert len(names) == len(set(names)) == 4
 
 
 @pytest.mark.parametrize("name", ["business_hours", "night", "hourly"])

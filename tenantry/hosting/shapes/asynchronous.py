@@ -56,10 +56,10 @@ class AsynchronousShape(Shape):
         """The name of the tier's endpoint, or of the silo tenant's."""
         return sagemaker_names.async_endpoint_name(prefix, workload, machines)
 
-    def instances(self, workload: Workload, machines: Machines) -> int:
+    def instances(self, workload: Workload, tier: Tier) -> int:
         """``serving.asynchronous.instances``; one for a silo tenant. Raises
         ``NotAsynchronousError``."""
-        return 1 if machines.tier == "silo" else settings_of(workload).instances
+        return 1 if tier == "silo" else settings_of(workload).instances
 
     def requests(
         self, deployment: Deployment, workload: Workload, machines: Machines

@@ -10,7 +10,7 @@ from contracts.logs import log_environment
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.shape import Addressed, EndpointRequests, Limits, RealTimeShape
 from tenantry.names import ids, s3_keys, sagemaker_names
-from tenantry.names.tiers import Machines
+from tenantry.names.tiers import Machines, Tier
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class MultiModelShape(RealTimeShape):
         """The name of the tier's endpoint, or of the silo tenant's."""
         return sagemaker_names.endpoint_name(prefix, workload, machines)
 
-    def instances(self, workload: Workload, machines: Machines) -> int:
+    def instances(self, workload: Workload, tier: Tier) -> int:
         """``serving.instances``; one for a silo tenant."""
-        return 1 if machines.tier == "silo" else workload.serving.instances
+        return 1 if tier == "silo" else workload.serving.instances
 
     def requests(
         self, deployment: Deployment, workload: Workload, machines: Machines

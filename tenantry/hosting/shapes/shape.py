@@ -73,8 +73,8 @@ class Shape(ABC):
         """The name of its endpoint on some machines; ``prefix`` is the deployment's."""
 
     @abstractmethod
-    def instances(self, workload: Workload, machines: Machines) -> int:
-        """How many instances the endpoint has when it is made."""
+    def instances(self, workload: Workload, tier: Tier) -> int:
+        """How many instances an endpoint of a tier has when it is made."""
 
     @abstractmethod
     def requests(
@@ -102,7 +102,7 @@ class Shape(ABC):
         return {
             "VariantName": VARIANT,
             "ModelName": model,
-            "InitialInstanceCount": self.instances(workload, machines),
+            "InitialInstanceCount": self.instances(workload, machines.tier),
             "InstanceType": instance_type,
             **({} if chosen is None else {"InferenceAmiVersion": chosen}),
         }

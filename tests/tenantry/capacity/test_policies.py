@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,6 +95,25 @@ def test_the_usage_rate_is_article_002s() -> None:
         "Expression": "IF(m1 != 0, m2 / (m1 * 60 / 10 * 12))",
         "ReturnData": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("whose", "kind", "metric"),
+    [
+        ("", "real_time", "CacheMisses"),
+        ("acme", "real_time", "Invocations"),
+        ("pool", "asynchronous", "InvocationsProcessed"),
+    ],
+)
+def test_the_usage_rate_of_an_endpoint_for_some_tenants_counts_their_requests_alone(
+    whose: str, kind: Kind, metric: str
+) -> None:
+    of = replace(endpoint({"kind": "usage_rate", "seconds_per_answer": 10}, kind=kind), whose=whose)
+    (request,) = policy_requests(of)
+    told = request["TargetTrackingScalingPolicyConfiguration"]["CustomizedMetricSpecification"]
+    counted = told["Metrics"][1]["MetricStat"]["Metric"]
+    assert counted["MetricName"] == metric
+    assert (counted["Dimensions"] == of.dimensions) == bool(whose)
 
 
 def test_a_forecast_is_no_policy_of_aws() -> None:

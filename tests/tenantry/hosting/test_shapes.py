@@ -87,7 +87,7 @@ def test_models_and_configurations_keep_their_names(
     assert requests.config["EndpointConfigName"] == f"{name}-{config}"
     (variant,) = requests.config["ProductionVariants"]
     assert variant["ModelName"] == f"{name}-{model}"
-    assert variant["InitialInstanceCount"] == shape.instances(workload, machines)
+    assert variant["InitialInstanceCount"] == shape.instances(workload, machines.tier)
 
 
 @pytest.mark.parametrize("tier", sorted(MULTI_MODEL.tiers | ASYNCHRONOUS.tiers))

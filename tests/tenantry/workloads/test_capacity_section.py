@@ -71,6 +71,21 @@ from tests.tenantry.workloads.test_schema import refusal_of
             },
             "without a policy scale_from_zero no request would ever start an instance",
         ),
+        (
+            "serving.asynchronous",
+            {
+                "instance_type": "ml.c5.large",
+                "usd_per_hour": 0.1,
+                "instances": 1,
+                "silo_capacity": {"minimum": 0, "maximum": 2},
+            },
+            "silo_capacity: minimum is 0, and without a policy scale_from_zero",
+        ),
+        (
+            "serving.silo_capacity",
+            {"minimum": 0, "maximum": 2, "policies": [{"kind": "scale_from_zero"}]},
+            "an endpoint that answers in real time needs an instance",
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )
