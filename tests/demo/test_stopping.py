@@ -22,7 +22,9 @@ def demo(tmp_path: Path) -> Iterator[RunningDemo]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_a_demo_stopped_while_a_model_trains_leaves_no_process_behind(
     demo: RunningDemo, how: signal.Signals
 ) -> None:

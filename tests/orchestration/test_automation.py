@@ -46,8 +46,11 @@ def test_one_that_could_not_be_made_is_asked_for_again_after_some_minutes(
         defs=defs, instance=dagster_instance, asset_selection=ONLY, evaluation_time=at
     )
     assert first.get_num_requested(ENDPOINT) == 1
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "/nowhere")  # without credentials nothing is asked twice
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     tenantry_resource._deployment.cache_clear()  # an earlier test may have reached the cloud
     job = defs.resolve_implicit_global_asset_job_def()
     failed = job.execute_in_process(

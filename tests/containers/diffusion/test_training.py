@@ -542,7 +542,7 @@ def test_first_pictures_are_there_while_the_job_goes_on_and_a_stopped_job_is_tak
     job = Job(
         tmp_path / "ml",
         {"a": uploads[0], "b": uploads[1]},
-        training.hyperparameters(batch_size=1, steps=40, pictures=2),
+        training.hyperparameters(batch_size=1, steps=15, pictures=2),
     )
     with job.start() as process:
         job.wait_for("checkpoints/a/v1.json")
