@@ -45,7 +45,7 @@ lint: setup ## Lint, types, template, workloads
 	$(BIN)/python -m tenantry.workloads check
 
 test: lint ## Lint, types and all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## The slow tests
 	$(BIN)/python -m pytest -m slow
