@@ -6,6 +6,10 @@ which sleeps an inference's compressed time. Its queue gives each instance `slot
 time. Application Auto Scaling tracks its backlog per instance. The bill is `GET /_local/bill`, and
 a wait ends with the container's own stamp.
 
+The simulator is told how long a start and an inference really take there. Both are measured on the
+endpoint before the replay: a container needs a while after its provisioning, and each inference has
+a call of HTTP around it.
+
 An inference takes 2 s here and not the 0.5 s of the other benchmarks. Compressed, 0.5 s would be so
 short that the milliseconds of HTTP on this machine would count as inference.
 """
@@ -43,6 +47,8 @@ HOURS: Final = {
 """The most instances, and the bursts: the first minute, the minute after the last, and requests a
 second. The second hour depends on the policy's rounding, and so on single requests."""
 PATIENCE: Final = 120.0
+_ROUNDS: Final = 20
+"""Inferences of each slot that are measured."""
 _NAME: Final = "capacity"
 _VARIANT: Final = "all"
 _THREADS: Final = 8
@@ -64,9 +70,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same trace in both. `late_p95` is how late the client sent its requests: the seconds, of
-    the trace's time, that 95 % of them do not exceed."""
+    """The same trace in both. `instance` is the one that was measured, and that the simulator has.
+    `late_p95` is how late the client sent its requests: the seconds, of the trace's time, that 95 %
+    of them do not exceed."""
 
+    instance: Instance
     simulated: Figures
     measured: Figures
     late_p95: float
@@ -136,7 +144,7 @@ def compare(
 
     Args:
         trace: its bounds must have one instance at least.
-        instance: what both have.
+        instance: what the endpoint is made with.
         lapse: seconds of the trace in one of this machine, 60 at most.
         patience: seconds of this machine without a start, after the trace's end, until the replay
             is given up.
@@ -144,7 +152,6 @@ def compare(
     Raises:
         ReplayError: the local cloud did not serve all requests.
     """
-    run = simulated(trace, instance)
     with tempfile.TemporaryDirectory(prefix="capacity-") as scratch:
         folder = Path(scratch)
         arguments = {
@@ -155,8 +162,10 @@ def compare(
         words = tuple(str(word) for pair in arguments.items() for word in pair)
         with running(folder / "cloud", CONTAINERS, words) as cloud:
             replay = _Replay(cloud, trace, instance, lapse, patience, folder / "starts")
+            measured = replay.measured_instance()
             figures, late = replay.run()
-    return Comparison(Figures(run.instance_seconds, run.wait(SHARE)), figures, late)
+    run = simulated(trace, measured)
+    return Comparison(measured, Figures(run.instance_seconds, run.wait(SHARE)), figures, late)
 
 
 def simulated(trace: Trace, instance: Instance) -> Run:
@@ -182,10 +191,25 @@ class _Replay:
         self._lapse, self._patience, self._starts = lapse, patience, starts
         starts.touch()
         self._session: Any = boto3.Session("test", "test", region_name=REGION)
+        self._create_endpoint()
+
+    def measured_instance(self) -> Instance:
+        """How long a start takes here, and an inference in a full instance, in the trace's time."""
+        begin = time.monotonic()
+        self._scale(self._trace.bounds.least + 1)
+        started = (time.monotonic() - begin) * self._lapse
+        self._scale(1)
+        slots = self._instance.slots
+        self._send(np.full(_ROUNDS * slots, time.time()))
+        stamps = np.sort(self._wait_for_starts(_ROUNDS * slots))
+        # Each round of the slots begins when the one before has ended.
+        rounds = stamps[slots:] - stamps[:-slots]
+        self._starts.write_bytes(b"")  # the container appends to this very file
+        self._scale(self._trace.bounds.least)
+        return Instance(slots, float(np.median(rounds)) * self._lapse, started)
 
     def run(self) -> tuple[Figures, float]:
         """The figures, and `late_p95` of the comparison."""
-        self._create_endpoint()
         self._register_policy()
         minute = MINUTE / self._lapse
         begin = (time.time() // minute + 2) * minute  # the metrics' minutes begin then, too
@@ -194,7 +218,7 @@ class _Replay:
         planned = begin + self._trace.arrivals / MICROSECONDS / self._lapse
         late = self._send(planned)
         time.sleep(max(begin + self._trace.duration / self._lapse - time.time(), 0))
-        starts = self._wait_for_starts()
+        starts = self._wait_for_starts(len(planned))
         billed = self._billed() - before
         waits = (starts - planned) * self._lapse
         return Figures(billed, _p95(waits)), _p95(late * self._lapse)
@@ -227,9 +251,26 @@ class _Replay:
             },
         )
         sagemaker.create_endpoint(EndpointName=_NAME, EndpointConfigName=_NAME)
-        sagemaker.get_waiter("endpoint_in_service").wait(
-            EndpointName=_NAME, WaiterConfig={"Delay": 1, "MaxAttempts": 300}
+        self._wait_for_instances(self._trace.bounds.least)
+
+    def _scale(self, count: int) -> None:
+        """Give the endpoint so many instances, and wait for them."""
+        self._client("sagemaker").update_endpoint_weights_and_capacities(
+            EndpointName=_NAME,
+            DesiredWeightsAndCapacities=[{"VariantName": _VARIANT, "DesiredInstanceCount": count}],
         )
+        self._wait_for_instances(count)
+
+    def _wait_for_instances(self, count: int) -> None:
+        sagemaker, begin = self._client("sagemaker"), time.monotonic()
+        while time.monotonic() < begin + PATIENCE:
+            endpoint = sagemaker.describe_endpoint(EndpointName=_NAME)
+            variants = endpoint.get("ProductionVariants", [{}])
+            there = variants[0].get("CurrentInstanceCount")
+            if (endpoint["EndpointStatus"], there) == ("InService", count):
+                return
+            time.sleep(0.02)
+        raise ReplayError(f"the endpoint has not {count} instances after {PATIENCE:g} s")
 
     def _register_policy(self) -> None:
         scaler = self._client("application-autoscaling")
@@ -274,9 +315,9 @@ class _Replay:
                 sent.append(pool.submit(send, number, moment))
             return np.array([one.result() for one in sent])
 
-    def _wait_for_starts(self) -> NDArray[np.float64]:
-        """When each request started, in seconds since 1970, once the last one has."""
-        count, seen, moved = len(self._trace.arrivals), 0, time.monotonic()
+    def _wait_for_starts(self, count: int) -> NDArray[np.float64]:
+        """When each of so many requests started, in seconds since 1970, once the last one has."""
+        seen, moved = 0, time.monotonic()
         while len(starts := self._stamps()) < count:
             if len(starts) > seen:
                 seen, moved = len(starts), time.monotonic()
@@ -312,7 +353,9 @@ def report(comparison: Comparison) -> dict[str, float]:
         f"simulator / local cloud: {one.instance_seconds / HOUR:.3f} / "
         f"{other.instance_seconds / HOUR:.3f} instance-hours ({comparison.cost_error:+.1%}), p95 "
         f"wait {one.p95_wait:.1f} / {other.p95_wait:.1f} s ({comparison.p95_error:+.1%}); the "
-        f"client was {comparison.late_p95:.2f} s late in p95",
+        f"client was {comparison.late_p95:.2f} s late in p95; a start took "
+        f"{comparison.instance.start_seconds:.1f} s, an inference "
+        f"{comparison.instance.seconds_per_inference:.3f} s",
         flush=True,
     )
     return {

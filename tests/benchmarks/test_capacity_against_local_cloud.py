@@ -39,8 +39,8 @@ def test_six_minutes_cost_and_wait_alike_in_both(capsys: pytest.CaptureFixture[s
 def test_a_replay_that_stands_still_is_given_up() -> None:
     arrivals = np.array([0, 1_000_000], dtype=np.int64)
     trace = Trace("stuck", arrivals, 2.0, 600.0, Bounds(1, 1))
-    instance = Instance(slots=1, seconds_per_inference=600.0)
-    with pytest.raises(ReplayError, match="1 of 2 requests have not started"):
+    instance = Instance(slots=1, seconds_per_inference=600.0, start_seconds=6.0)
+    with pytest.raises(ReplayError, match="19 of 20 requests have not started"):
         compare(trace, instance, LAPSE, patience=1.0)
 
 
