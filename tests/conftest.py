@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,12 @@ TRAINED_UNTIL = datetime(2025, 4, 1, tzinfo=UTC)
 RECENT_UNTIL = TODAY - timedelta(days=14 + (TODAY.weekday() - 3) % 7)
 """The end of data for models that are asked from today on: a Thursday, so that weeks look alike on
 every day."""
+
+
+# A shell without job control starts `make test &` with SIGINT ignored, and the programs under test
+# would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)  # after slow tests are deselected
