@@ -1,6 +1,8 @@
 """The jobs that sensors and schedules launch; a person may launch them, too."""
 
+from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
 from dagster import (
@@ -31,6 +33,7 @@ from tenantry.names import ids
 from tenantry.onboarding.registration import ArtifactUnusableError, roll_back
 from tenantry.shown.asset_metadata import rollback_metadata
 from tenantry.tenants.tier_changes import change_tier, tier_metadata
+from tenantry.tenants.unused import remove_unused, unused_endpoints
 from tenantry.training.retraining import ask_for_retraining
 from tenantry.workloads.schema import Workload
 
@@ -43,6 +46,7 @@ class WorkloadJobs(NamedTuple):
     endpoint_capacity: UnresolvedAssetJobDefinition
     prewarming: UnresolvedAssetJobDefinition | None
     fleet: UnresolvedAssetJobDefinition
+    remove_unused: JobDefinition
     rollback: JobDefinition
     tier: JobDefinition
     retraining: JobDefinition | None
@@ -105,6 +109,7 @@ def jobs_of(workload: Workload) -> WorkloadJobs:
             [asset_key(workload.name, "fleet")],
             "brings the table of all tenants up to date",
         ),
+        _remove_unused(workload),
         _rollback(workload),
         _tier(workload),
         _retraining(workload) if workload.retraining is not None else None,
@@ -154,6 +159,40 @@ def _assets(
         description=f"{workload.title}: {what}.",
         tags={"tenantry/workload": workload.name},
     )
+
+
+def _remove_unused(workload: Workload) -> JobDefinition:
+    after = workload.serving.remove_unused_after_days
+
+    @op(
+        name=f"{workload.name}_remove_unused_endpoints",
+        description=f"Removes endpoints, configurations and models that were unused for {after} "
+        f"days.",
+    )
+    def remove(context: OpExecutionContext, tenantry: TenantryResource) -> None:
+        now = datetime.now(UTC)
+        removed = remove_unused(tenantry.deployment, workload, now, after_days=after)
+        for one in removed:
+            context.log.info(f"removed {one.kind} {one.name}, unused since {one.since:%Y-%m-%d}")
+        waiting = unused_endpoints(tenantry.deployment, workload, now)
+        for one in waiting:
+            context.log.info(f"endpoint {one.name} is unused since {one.since:%Y-%m-%d %H:%M} UTC")
+        context.add_output_metadata(
+            {
+                "removed": Counter(one.kind for one in removed),
+                "endpoints_that_serve_nobody": len(waiting),
+            }
+        )
+
+    @job(
+        name=f"{workload.name}_remove_unused",
+        description=f"{workload.title}: removes what has served nobody for {after} days.",
+        tags={"tenantry/workload": workload.name},
+    )
+    def remove_unused_job() -> None:
+        remove()
+
+    return remove_unused_job
 
 
 def _rollback(workload: Workload) -> JobDefinition:

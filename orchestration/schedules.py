@@ -104,6 +104,7 @@ def scheduled_of(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
         *_prewarming(workload, jobs),
         *_retraining(workload, jobs),
         _fleet(workload, jobs),
+        _remove_unused(workload, jobs),
     ]
 
 
@@ -116,6 +117,19 @@ def _fleet(workload: Workload, jobs: WorkloadJobs) -> Scheduled:
         cron=_EVERY_HOUR,
         timezone="UTC",
         description=f"{workload.title}: the table of all tenants, and what is wrong with them.",
+    )
+
+
+def _remove_unused(workload: Workload, jobs: WorkloadJobs) -> Scheduled:
+    return Scheduled(
+        name=f"{workload.name}_remove_unused_schedule",
+        group=f"{workload.name} unused endpoints",
+        workload=workload.name,
+        job=jobs.remove_unused,
+        cron="50 * * * *",
+        timezone="UTC",
+        description=f"{workload.title}: removes endpoints that have served nobody for "
+        f"{workload.serving.remove_unused_after_days} days, and what updates left.",
     )
 
 

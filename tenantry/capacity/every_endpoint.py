@@ -21,7 +21,7 @@ from tenantry.capacity.scaled_endpoints import (
     shape_of,
 )
 from tenantry.errors import TenantryError
-from tenantry.hosting.endpoints import EndpointFailedError, describe_endpoint
+from tenantry.hosting.endpoints import EndpointFailedError, describe_endpoint, endpoints_beginning
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids
 from tenantry.names.tiers import Own, Shared, SharedTier
@@ -181,12 +181,8 @@ def _others_there(
 
 def _statuses(deployment: Deployment, beginning: str) -> dict[str, str]:
     """The status of each endpoint whose name begins so, by name."""
-    pages = deployment.sagemaker.get_paginator("list_endpoints").paginate(
-        NameContains=beginning, PaginationConfig={"PageSize": 100}
-    )
     return {
         one["EndpointName"]: one["EndpointStatus"]
-        for page in pages
-        for one in page["Endpoints"]
-        if one["EndpointName"].startswith(beginning) and one["EndpointStatus"] not in _NOT_YET
+        for one in endpoints_beginning(deployment, beginning)
+        if one["EndpointStatus"] not in _NOT_YET
     }

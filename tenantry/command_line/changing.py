@@ -1,6 +1,6 @@
 """The commands that change models, endpoints and whole workloads: wind-down, pause, resume, drain,
 rollback, tier, capacity, prewarm,
-retrain, redrive. Each change records its author."""
+remove-unused, retrain, redrive. Each change records its author."""
 
 from __future__ import annotations
 
@@ -492,6 +492,35 @@ def prewarm(invocation: Invocation, workload: Workload) -> None:
             invocation.say(f"{tenant}: {reason}")
     if done.failed or done.untried:
         raise NotDone("not all of the chosen models are loaded")
+
+
+@click.command("remove-unused")
+@click.argument("workload", type=WORKLOAD)
+@click.option("--days", type=click.IntRange(0), help="How long it must have been unused.")
+@yes_option
+@common_options
+def remove_unused(invocation: Invocation, workload: Workload, days: int | None, yes: bool) -> None:
+    """Remove endpoints of WORKLOAD that serve nobody, and what updates left, as its schedule does.
+
+    Without --days, `serving.remove_unused_after_days` of its file says how long they are kept.
+
+    \b
+    Example:
+      tenantry remove-unused energy --days 0
+    """
+    from tenantry.requests.rows import now
+    from tenantry.tenants.unused import remove_unused
+
+    after = workload.serving.remove_unused_after_days if days is None else days
+    invocation.confirm(f"Remove what {workload.name} has not used for {after} days?", yes=yes)
+    removed = remove_unused(invocation.deployment, workload, now(), after_days=after)
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "removed": removed})
+        return
+    for one in removed:
+        invocation.say(f"removed {one.kind} {one.name}")
+    if not removed:
+        invocation.say("There is nothing to remove.")
 
 
 @click.command()

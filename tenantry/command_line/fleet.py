@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from tenantry.names.tiers import Shared, SharedTier, Tier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.requests.workload_controls import Pause, WorkloadControls
+from tenantry.tenants.unused import unused_endpoints
 from tenantry.training.jobs import describe_job, newest_job_of_pack
 from tenantry.workloads.schema import Workload
 
@@ -57,7 +58,8 @@ class PackOnItsWay:
 @dataclass(frozen=True)
 class EndpointInUse:
     """An endpoint; ``models`` counts the champions it serves (an asynchronous one serves those of
-    its tier)."""
+    its tier). ``usd_per_hour`` is the cost of its instances. ``unused_since`` is since when it has
+    served nobody, where that was looked up."""
 
     name: str
     status: str
@@ -66,6 +68,8 @@ class EndpointInUse:
     models: int
     changed: datetime
     reason: str | None
+    usd_per_hour: float
+    unused_since: datetime | None
 
 
 @dataclass(frozen=True)
@@ -142,22 +146,39 @@ def packs_on_their_way(
         )
 
 
-def endpoint(deployment: Deployment, name: str, models: int) -> EndpointInUse | None:
-    """The endpoint, or None when there is none of that name."""
+def endpoint(
+    deployment: Deployment,
+    name: str,
+    models: int,
+    usd_per_hour: float,
+    unused_since: datetime | None = None,
+) -> EndpointInUse | None:
+    """The endpoint, or None when there is none of that name; an instance of it costs
+    ``usd_per_hour``."""
     found = endpoints.describe_endpoint(deployment, name)
     if found is None:
         return None
     # Before its first fleet is up an endpoint has no variants yet.
     variants: Sequence[Any] = found.get("ProductionVariants") or [{}]
+    instances = variants[0].get("CurrentInstanceCount", 0)
     return EndpointInUse(
         name=name,
         status=found["EndpointStatus"],
-        instances=variants[0].get("CurrentInstanceCount", 0),
+        instances=instances,
         wanted=variants[0].get("DesiredInstanceCount", 0),
         models=models,
         changed=found["LastModifiedTime"],
         reason=found.get("FailureReason"),
+        usd_per_hour=round(instances * usd_per_hour, 6),
+        unused_since=unused_since,
     )
+
+
+def _usd_per_hour(workload: Workload, name: str) -> float:
+    serving = workload.serving
+    if name.endswith("-async") and serving.asynchronous is not None:
+        return serving.asynchronous.usd_per_hour
+    return serving.usd_per_hour
 
 
 def shared_endpoints(deployment: Deployment, workload: Workload) -> list[EndpointInUse]:
@@ -170,12 +191,16 @@ def shared_endpoints(deployment: Deployment, workload: Workload) -> list[Endpoin
         at_once = MULTI_MODEL.endpoint_name(deployment.prefix, name, Shared(tier))
         for shape in shapes_of(workload):
             its_name = shape.endpoint_name(deployment.prefix, name, Shared(tier))
-            found.append(endpoint(deployment, its_name, models[at_once]))
+            cost = _usd_per_hour(workload, its_name)
+            found.append(endpoint(deployment, its_name, models[at_once], cost))
     return [one for one in found if one is not None]
 
 
 def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[EndpointInUse]:
-    """Every endpoint of a workload, those of silo tenants included, the latest changed first."""
+    """Every endpoint of a workload, those of silo tenants included, the latest made first."""
+    unused = {
+        one.name: one.since for one in unused_endpoints(deployment, workload, datetime.now(UTC))
+    }
     models = Counter(
         one.endpoint
         for one in ModelRegistry(deployment).champions(ids.workload_name(workload.name))
@@ -186,7 +211,13 @@ def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[Endpoi
     )
     names = (one["EndpointName"] for page in pages for one in page["Endpoints"])
     for name in islice((name for name in names if name.startswith(prefix)), ENDPOINTS_LISTED):
-        found = endpoint(deployment, name, models[name.removesuffix("-async")])
+        found = endpoint(
+            deployment,
+            name,
+            models[name.removesuffix("-async")],
+            _usd_per_hour(workload, name),
+            unused.get(name),
+        )
         if found is not None:
             yield found
 

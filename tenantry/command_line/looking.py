@@ -367,7 +367,8 @@ def jobs(invocation: Invocation, workload: Workload | None, most: int) -> None:
 def endpoints(invocation: Invocation, workload: Workload | None) -> None:
     """Every endpoint, of WORKLOAD or of all: status, instances, how many tenants' models it serves.
 
-    Those of silo tenants are among them; at most a hundred a workload are shown, the newest.
+    Those of silo tenants are among them; at most a hundred a workload are shown, the newest. What
+    serves nobody says so, and when it will be removed.
 
     \b
     Example:
@@ -376,20 +377,21 @@ def endpoints(invocation: Invocation, workload: Workload | None) -> None:
     from tenantry.command_line import fleet, statuses
 
     found = [
-        one
+        (one, chosen.serving.remove_unused_after_days)
         for chosen in invocation.chosen(workload)
         for one in fleet.all_endpoints(invocation.deployment, chosen)
     ]
+    shown = [one for one, _ in found]
     if invocation.as_json:
-        invocation.write_json({"format": 1, "endpoints": found})
+        invocation.write_json({"format": 1, "endpoints": shown})
         return
     if not found:
         invocation.say("There are none.")
         return
     rows = [
-        (*row[:4], one.changed, row[4])
-        for row, one in zip(statuses.endpoint_rows(found), found, strict=True)
+        (*row[:4], f"{one.usd_per_hour:g}", one.changed, statuses.why_or_until(one, kept_days))
+        for row, (one, kept_days) in zip(statuses.endpoint_rows(shown), found, strict=True)
     ]
-    columns = ("  endpoint", "", "instances", "models", "changed", "reason")
+    columns = ("  endpoint", "", "instances", "models", "USD/h", "changed", "reason")
     table = invocation.table(columns, rows, prose=["reason"])
-    invocation.show(table, *statuses.verdict([*statuses.endpoint_problems(found)]))
+    invocation.show(table, *statuses.verdict([*statuses.endpoint_problems(shown)]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
@@ -155,6 +155,16 @@ def job_cells(job: fleet.TrainingJob) -> tuple[object, ...]:
     ran = (job.ended - job.created).total_seconds() if job.ended is not None else age(job.created)
     stands = Text(said, style=coloured(job.status).style)
     return job.name, stands, f"{job.instances} × {job.instance_type}", duration(ran)
+
+
+def why_or_until(endpoint: fleet.EndpointInUse, kept_days: int) -> str:
+    """An endpoint's reason, or that it serves nobody and until when it is kept."""
+    if endpoint.unused_since is None:
+        return endpoint.reason or ""
+    until = endpoint.unused_since + timedelta(days=kept_days)
+    return f"serves nobody; removed on {until:%Y-%m-%d}" + (
+        f"; {endpoint.reason}" if endpoint.reason else ""
+    )
 
 
 def endpoint_rows(endpoints: Sequence[fleet.EndpointInUse]) -> list[tuple[object, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -18,11 +18,13 @@ from tenantry.names.tiers import Machines
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
-    from mypy_boto3_sagemaker.type_defs import DescribeEndpointOutputTypeDef
+    from mypy_boto3_sagemaker.type_defs import DescribeEndpointOutputTypeDef, EndpointSummaryTypeDef
 
     from tenantry.aws.deployment import Deployment
 
 _TRIES_TO_UPDATE: Final = 5
+TO_BE_MADE_ANEW: Final = frozenset({"Failed", "Deleting"})
+"""The statuses from which an endpoint does not come back."""
 
 
 class EndpointFailedError(TenantryError, RuntimeError):
@@ -80,7 +82,7 @@ def ensure_endpoint(
     wanted_config = wanted.config["EndpointConfigName"]
     client = deployment.sagemaker
     described = describe_endpoint(deployment, name)
-    if described is not None and described["EndpointStatus"] in {"Failed", "Deleting"}:
+    if described is not None and described["EndpointStatus"] in TO_BE_MADE_ANEW:
         _remove(deployment, name, described, timeout)
         described = None
     change: Literal["created", "updated", "unchanged"] = "unchanged"
@@ -209,6 +211,16 @@ def describe_endpoint(deployment: Deployment, name: str) -> DescribeEndpointOutp
         if is_missing(error):
             return None
         raise
+
+
+def endpoints_beginning(deployment: Deployment, beginning: str) -> Iterator[EndpointSummaryTypeDef]:
+    """The endpoints whose names begin so, those of other deployments included: one call for each
+    hundred."""
+    pages = deployment.sagemaker.get_paginator("list_endpoints").paginate(
+        NameContains=beginning, PaginationConfig={"PageSize": 100}
+    )
+    for page in pages:
+        yield from (one for one in page["Endpoints"] if one["EndpointName"].startswith(beginning))
 
 
 def wait_in_service(

@@ -75,6 +75,11 @@ def controls_item(workload: WorkloadName) -> ItemKey:
     return ItemKey(workload_partition(workload), "controls")
 
 
+def unused_endpoints_item(workload: WorkloadName) -> ItemKey:
+    """Since when each of a workload's endpoints has served nobody."""
+    return ItemKey(workload_partition(workload), "unused_endpoints")
+
+
 def durations_item(workload: WorkloadName) -> ItemKey:
     """How long a workload's tasks take."""
     return ItemKey(workload_partition(workload), "durations")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.errors import TenantryError
+from tenantry.hosting import endpoints
 from tenantry.hosting.invocation import Answer, InvocationRefusedError, invoke
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
@@ -330,9 +331,12 @@ def roll_back(
             f"{tenant} has no {workload.name} version {returned_to}; its versions: "
             f"{', '.join(sorted(versions)) or 'none'}"
         )
-    endpoint = MULTI_MODEL.endpoint_name(
-        deployment.prefix, name, machines_of(previous.tier, tenant)
-    )
+    machines = machines_of(previous.tier, tenant)
+    endpoint = MULTI_MODEL.endpoint_name(deployment.prefix, name, machines)
+    found = endpoints.describe_endpoint(deployment, endpoint)
+    if found is None or found["EndpointStatus"] in endpoints.TO_BE_MADE_ANEW:
+        # It was removed, as it served nobody for long (``tenantry.tenants.unused``).
+        endpoints.ensure_endpoint(deployment, workload, machines, MULTI_MODEL)
     route = MULTI_MODEL.route(endpoint, tenant, previous.version)
     try:
         artifacts.place(deployment, previous, endpoint)

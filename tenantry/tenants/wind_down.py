@@ -25,6 +25,7 @@ from tenantry.names.tiers import Shared, SharedTier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
 from tenantry.requests.workload_controls import WorkloadControls
+from tenantry.tenants.deletion import delete_under
 from tenantry.training.jobs import stop_job_of_pack
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ _SILO_ENDPOINTS_LOOKED_AT: Final = 20
 # characters of an endpoint's name in its models' and configurations' names
 # (``sagemaker_names.content_addressed_name``)
 _MAX_OF_AN_ENDPOINT: Final = 52
-_KEYS_A_CALL: Final = 1000  # the most DeleteObjects takes
 
 
 @dataclass(frozen=True)
@@ -234,15 +234,7 @@ def _delete_objects(deployment: Deployment, workload: ids.WorkloadName, done: Wo
         for tenant in _tenants(deployment, bucket, root)
     ]
     for bucket, prefix in prefixes:
-        pages = deployment.s3.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket, Prefix=prefix
-        )
-        for page in pages:
-            found: Any = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
-            for start in range(0, len(found), _KEYS_A_CALL):
-                some = found[start : start + _KEYS_A_CALL]
-                deployment.s3.delete_objects(Bucket=bucket, Delete={"Objects": some, "Quiet": True})
-            done.objects += len(found)
+        done.objects += delete_under(deployment, bucket, prefix)
 
 
 def _tenants(deployment: Deployment, bucket: str, root: str) -> Iterator[str]:

@@ -101,6 +101,7 @@ class Workload(Section):
                 "capacity",
                 "silo_capacity",
                 "prewarming",
+                "remove_unused_after_days",
                 "smoke_request",
                 "cache",
                 "container",

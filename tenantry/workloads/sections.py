@@ -397,6 +397,12 @@ class Serving(Section):
     prewarming: Prewarming | None = Field(
         default=None, description="loads models before they are asked; none if left out"
     )
+    remove_unused_after_days: int = Field(
+        default=7,
+        ge=1,
+        le=365,
+        description="how long an endpoint that serves nobody is kept, and what updates left",
+    )
     cache: Cache = Cache()
     asynchronous: Asynchronous | None = None
     park_when_unavailable: bool = Field(

@@ -129,7 +129,8 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "tagged-endpoint endpoint-config model "
             "training-job transform-job",
             **CAPACITY,
-            "sagemaker:ListEndpoints sagemaker:ListTrainingJobs": "any",
+            "sagemaker:ListEndpointConfigs sagemaker:ListEndpoints sagemaker:ListModels "
+            "sagemaker:ListTrainingJobs": "any",
             "iam:PassRole": "hand:TrainingRole hand:ServingRole hand:AsyncRole hand:BatchRole",
             "logs:GetLogEvents logs:DescribeLogStreams logs:FilterLogEvents": "log-group "
             "log-stream",

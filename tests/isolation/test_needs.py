@@ -55,8 +55,6 @@ DAGSTERS: Final = ["orchestration", "assets", "resources", "pipes_sagemaker"] + 
 NOT_DAGSTERS: Final = {
     "cloudwatch:PutMetricData": "TenantClientRole",
     "dynamodb:Scan": "WindDownPolicy",
-    "sagemaker:ListEndpointConfigs": "WindDownPolicy",
-    "sagemaker:ListModels": "WindDownPolicy",
 }
 
 

@@ -21,6 +21,7 @@ from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import ids
 from tenantry.names.tiers import Own, Shared
 from tenantry.shown.capacity_view import CHECK
+from tenantry.tenants.unused import unused_endpoints
 from tenantry.workloads.capacity import EndpointCapacity
 from tenantry.workloads.schema import Workload
 from tests.orchestration.running import run
@@ -185,3 +186,15 @@ def test_models_are_loaded_ahead_of_the_morning_by_a_schedule(
     never = energy.model_copy(update={"serving": without})
     assert "prewarm" not in str([job.name for job in jobs_of(never).all])
     assert "prewarm" not in str([one.name for one in scheduled_of(never, jobs_of(never))])
+
+
+def test_what_serves_nobody_is_looked_for_every_hour(
+    serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance
+) -> None:
+    deployment, energy, endpoint = serving
+    schedule = defs.resolve_schedule_def("energy_remove_unused_schedule")
+    assert (schedule.job_name, schedule.cron_schedule) == ("energy_remove_unused", "50 * * * *")
+    pool = ensure_endpoint(deployment, energy, Shared("pool"), MULTI_MODEL)
+    assert run(dagster_instance, "energy_remove_unused", None).success
+    (found,) = unused_endpoints(deployment, energy, datetime.now(UTC))
+    assert found.name == pool.name != endpoint.name, "it is kept for some days"

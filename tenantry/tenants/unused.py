@@ -1,0 +1,189 @@
+"""Endpoints that serve nobody any more, and the configurations and models that no endpoint has.
+
+A silo tenant that moves to another tier leaves its endpoint behind, and an update leaves the
+configuration and the model before it. Endpoints cost money for each hour. All are removed once they
+have been unused for ``serving.remove_unused_after_days``. Until then a rollback finds its endpoint,
+and clients that looked up the route before are answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from botocore.exceptions import ClientError
+
+from tenantry.capacity.registration import deregister
+from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.catalogue import SHAPES
+from tenantry.models.registry import ModelRegistry
+from tenantry.names import ids, s3_keys, table_keys
+from tenantry.names.tiers import Machines, machines_of
+from tenantry.requests.queue import RequestQueue
+from tenantry.tenants.deletion import delete_under
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+Kind = Literal["endpoint", "configuration", "model"]
+_OF_A_WORKLOAD: Final = r"(?:bridge|pool|silo-[0-9a-f]{16})(?:-async)?"
+_MOST_NOTED: Final = 4000  # endpoints; an item of DynamoDB holds 400 KB
+
+
+@dataclass(frozen=True)
+class Unused:
+    """A resource in SageMaker that nothing needs; ``since`` is when that was first seen, or when a
+    configuration or a model was made."""
+
+    kind: Kind
+    name: str
+    since: datetime
+
+
+def unused_endpoints(deployment: Deployment, workload: Workload, now: datetime) -> list[Unused]:
+    """The workload's endpoints that no champion is served by and no open request will need.
+
+    The shared endpoints of the file's own tier are never among them. What is seen for the first
+    time is noted, and what is used again is forgotten.
+    """
+    name = ids.workload_name(workload.name)
+    item = table_keys.unused_endpoints_item(name)
+    row = deployment.requests.get(item) or {}
+    noted: Mapping[str, str] = row.get("since", {})
+    used = _used(deployment, workload)
+    found = {
+        one: noted.get(one, now.isoformat())
+        for one in sorted(_there(deployment, name) - used)[:_MOST_NOTED]
+    }
+    if found != noted:
+        deployment.requests.put(item, {"since": found})
+    return [Unused("endpoint", one, datetime.fromisoformat(at)) for one, at in found.items()]
+
+
+def unused_parts(deployment: Deployment, workload: Workload) -> list[Unused]:
+    """The configurations and models that no endpoint of the workload has.
+
+    An endpoint with one of each is not looked at: it has these.
+    """
+    name = ids.workload_name(workload.name)
+    there = _there(deployment, name)
+    configurations, models = _made(deployment, name, _CONFIGS), _made(deployment, name, _MODELS)
+    found = list[Unused]()
+    for endpoint in configurations.keys() | models.keys():
+        of_endpoint = configurations.get(endpoint, {}), models.get(endpoint, {})
+        if endpoint in there:
+            if max(map(len, of_endpoint)) < 2:
+                continue
+            kept = _kept(deployment, endpoint)
+            if kept is None:
+                continue
+        else:
+            kept = frozenset()
+        kinds: tuple[Kind, Kind] = ("configuration", "model")
+        for kind, made in zip(kinds, of_endpoint, strict=True):
+            found += [Unused(kind, one, at) for one, at in made.items() if one not in kept]
+    return found
+
+
+def remove_unused(
+    deployment: Deployment, workload: Workload, now: datetime, *, after_days: float
+) -> list[Unused]:
+    """Remove what has been unused for so many days; returns that.
+
+    The configuration and the model of a removed endpoint go with the first look that finds them
+    old enough.
+    """
+    old = now - timedelta(days=after_days)
+    removed = list[Unused]()
+    for one in unused_endpoints(deployment, workload, now):
+        if one.since <= old:
+            deregister(deployment, one.name)
+            _delete(deployment.sagemaker.delete_endpoint, EndpointName=one.name)
+            prefix = s3_keys.endpoint_models_prefix(one.name)
+            delete_under(deployment, deployment.data_bucket, prefix)
+            removed.append(one)
+    for one in unused_parts(deployment, workload):
+        if one.since <= old:
+            if one.kind == "configuration":
+                _delete(deployment.sagemaker.delete_endpoint_config, EndpointConfigName=one.name)
+            else:
+                _delete(deployment.sagemaker.delete_model, ModelName=one.name)
+            removed.append(one)
+    return removed
+
+
+def _delete(delete: Any, **named: str) -> None:
+    try:
+        delete(**named)
+    except ClientError as error:
+        if not endpoints.is_missing(error):  # another process deleted it
+            raise
+
+
+def _used(deployment: Deployment, workload: Workload) -> set[str]:
+    """The names of endpoints that serve a champion, or will serve what is on its way."""
+    name = ids.workload_name(workload.name)
+    machines: set[Machines] = {workload.shared_machines}
+    for served in ModelRegistry(deployment).champions(name):
+        machines.add(machines_of(served.tier, served.tenant))
+    for owed in RequestQueue(deployment).open(name):
+        machines.add(machines_of(owed.tier, owed.tenant))
+    return {
+        shape.endpoint_name(deployment.prefix, name, one)
+        for shape in SHAPES.values()
+        for one in machines
+    }
+
+
+def _there(deployment: Deployment, workload: ids.WorkloadName) -> set[str]:
+    """The workload's endpoints, by their names. Those of other deployments are left out, and those
+    whose names had to be shortened."""
+    beginning = f"{deployment.prefix}-{workload}-"
+    pattern = re.compile(re.escape(beginning) + _OF_A_WORKLOAD)
+    return {
+        one["EndpointName"]
+        for one in endpoints.endpoints_beginning(deployment, beginning)
+        if pattern.fullmatch(one["EndpointName"]) and one["EndpointStatus"] != "Deleting"
+    }
+
+
+class _Listed(NamedTuple):
+    """An operation that lists resources, and the fields of its answer."""
+
+    operation: str
+    found: str
+    name: str
+
+
+_CONFIGS: Final = _Listed("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName")
+_MODELS: Final = _Listed("list_models", "Models", "ModelName")
+
+
+def _made(
+    deployment: Deployment, workload: ids.WorkloadName, listed: _Listed
+) -> dict[str, dict[str, datetime]]:
+    """Configurations or models by their endpoint's name, with the moments when they were made."""
+    sagemaker: Any = deployment.sagemaker
+    beginning = f"{deployment.prefix}-{workload}-"
+    pattern = re.compile(f"({re.escape(beginning)}{_OF_A_WORKLOAD})-[0-9a-f]{{10}}")
+    found: dict[str, dict[str, datetime]] = defaultdict(dict)
+    for page in sagemaker.get_paginator(listed.operation).paginate(NameContains=beginning):
+        for one in page[listed.found]:
+            if match := pattern.fullmatch(one[listed.name]):
+                found[match[1]][one[listed.name]] = one["CreationTime"]
+    return found
+
+
+def _kept(deployment: Deployment, endpoint: str) -> frozenset[str] | None:
+    """The configuration and the models of an endpoint; None while it changes."""
+    described = endpoints.describe_endpoint(deployment, endpoint)
+    if described is None or described["EndpointStatus"] != "InService":
+        return None
+    config = described["EndpointConfigName"]
+    of_config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=config)
+    return frozenset([config, *(one["ModelName"] for one in of_config["ProductionVariants"])])
