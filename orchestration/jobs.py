@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+from botocore.exceptions import BotoCoreError, ClientError
 from dagster import (
     AssetKey,
     AssetSelection,
@@ -27,12 +28,13 @@ from orchestration.private_dagster.chosen_partitions import RunReport, asset_key
 from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
 from orchestration.step_names import batch_step, rollback_step, tier_step
 from resources.tenantry_resource import TenantryResource
+from tenantry.errors import TenantryError
 from tenantry.hosting import endpoints
 from tenantry.models.registry import ChampionChangedError
 from tenantry.names import ids
 from tenantry.onboarding.registration import ArtifactUnusableError, roll_back
 from tenantry.shown.asset_metadata import rollback_metadata
-from tenantry.tenants.tier_changes import change_tier, tier_metadata
+from tenantry.tenants.tier_changes import change_tier, move_to_its_tier, tier_metadata, tier_of
 from tenantry.tenants.unused import remove_unused, unused_endpoints
 from tenantry.training.retraining import ask_for_retraining
 from tenantry.workloads.schema import Workload
@@ -82,6 +84,9 @@ class TierConfig(Config):
         description="The tier of their requests from now on."
     )
     why: str = Field("", description="Why, as a sentence: it stands beside the setting.")
+    move: bool = Field(
+        True, description="Serve their present models there at once, not from the next request on."
+    )
 
 
 def jobs_of(workload: Workload) -> WorkloadJobs:
@@ -260,29 +265,37 @@ def _roll_back_chosen(
 def _tier(workload: Workload) -> JobDefinition:
     @op(
         name=tier_step(workload.name),
-        description="Gives the chosen tenant a tier of its own: requests taken in from now on are "
-        "made and served there.",
+        description="Gives the chosen tenant a tier of its own: its present model is served there "
+        "from now on, and requests taken in from now on are made there.",
     )
     def set_tier_of_chosen(
         context: OpExecutionContext, config: TierConfig, tenantry: TenantryResource
     ) -> None:
         by = f"run {context.run.run_id}"
+        failures: dict[ids.TenantId, str] = {}
         with RunReport(context, workload.name) as report:
             for tenant in chosen_tenants(context, config.tenants):
                 stands = change_tier(
                     tenantry.deployment, workload, tenant, config.tier, by=by, why=config.why
                 )
+                if config.move:
+                    try:
+                        move_to_its_tier(tenantry.deployment, workload, tenant)
+                    except (TenantryError, ClientError, BotoCoreError) as error:
+                        failures[tenant] = f"{type(error).__name__}: {error}"
+                        context.log.warning(f"{tenant}: served as before: {error}")
+                    stands = tier_of(tenantry.deployment, workload, tenant)
                 metadata = tier_metadata(stands, by=by, why=config.why)
                 report.observed(
                     "endpoint_registration", tenant, metadata, f"{tenant}: tier {config.tier}"
                 )
                 report.info(stands.what_moves_when)
+        raise_for(failures)
 
     @job(
         name=f"{workload.name}_tier",
         partitions_def=tenants_of(workload.name),
-        description=f"{workload.title}: another tier for the tenant picked as partition, from its "
-        f"next request on.",
+        description=f"{workload.title}: another tier for the tenant picked as partition.",
         tags={"tenantry/workload": workload.name},
     )
     def tier() -> None:

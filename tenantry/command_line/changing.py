@@ -298,6 +298,7 @@ def _show_in_dagster(
 @click.option(
     "--why", default="an operator set it", show_default=True, help="Stands beside the setting."
 )
+@click.option("--now", "at_once", is_flag=True, help="Serve its present model there at once.")
 @common_options
 def tier(
     invocation: Invocation,
@@ -305,26 +306,34 @@ def tier(
     workload: Workload,
     tier: tiers.Tier | None,
     why: str,
+    at_once: bool,
 ) -> None:
     """Give TENANT a tier of its own for WORKLOAD: silo, bridge or pool. Without a tier, show the
     present one.
 
     It holds for requests that are taken in from now on: an upload, or a re-training. Until the
-    model of such a request is registered, the tenant is served as before.
+    model of such a request is registered, the tenant is served as before. With --now its present
+    model moves: the new endpoint is made and has answered before it takes over.
 
     \b
     Examples:
       tenantry tier acme energy
       tenantry tier acme energy silo --why "its contract says so"
+      tenantry tier acme energy silo --now
     """
-    from tenantry.tenants.tier_changes import change_tier, tier_metadata, tier_of
+    from tenantry.tenants.tier_changes import change_tier, move_to_its_tier, tier_metadata, tier_of
 
+    if at_once and tier is None:
+        raise click.UsageError("--now needs the tier: silo, bridge or pool")
     if tier is None:
         stands = tier_of(invocation.deployment, workload, tenant)
     else:
         stands = change_tier(
             invocation.deployment, workload, tenant, tier, by=invocation.operator, why=why
         )
+        if at_once:
+            move_to_its_tier(invocation.deployment, workload, tenant)
+            stands = tier_of(invocation.deployment, workload, tenant)
         metadata = tier_metadata(stands, by=invocation.operator, why=why)
         _show_in_dagster(invocation, "observation", workload, tenant, metadata)
     if invocation.as_json:

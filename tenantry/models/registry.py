@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -334,6 +334,25 @@ class ModelRegistry:
                 f"the champion of {model.tenant} changed while {model.version} was compared with it"
             ) from error
         return champion
+
+    def move(self, champion: Champion, route: Route, tier: tiers.Tier) -> Champion:
+        """Ask the same version along another route, in another tier, from now on.
+
+        Raises:
+            ChampionChangedError: another process flipped the pointer first.
+        """
+        turn = champion.turn + 1
+        try:
+            self.deployment.models.update(
+                table_keys.champion_item(champion.tenant, champion.workload),
+                {"endpoint": route.endpoint, "shape": route.shape, "tier": tier, "turn": turn},
+                only_if=Attr("turn").eq(champion.turn),
+            )
+        except ConditionNotMetError as error:
+            raise ChampionChangedError(
+                f"the champion of {champion.tenant} changed while {champion.version} was moved"
+            ) from error
+        return replace(champion, route=route, tier=tier, turn=turn)
 
     def note_retraining(self, champion: Champion, occasion: str) -> None:
         """Note on a champion, if it still is one, the occasion of its latest re-training

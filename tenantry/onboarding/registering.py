@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
-from tenantry.capacity.registration import register_capacity
-from tenantry.capacity.scaled_endpoints import Kind, scaled_endpoint, shape_of
+from tenantry.capacity.new_endpoints import ensure_endpoints
 from tenantry.hosting import endpoints
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ChampionChangedError, ModelVersion
@@ -109,26 +108,8 @@ class RegistrationStage:
             deployment.prefix, ids.workload_name(workload.name), machines
         )
         if name not in self._endpoints:
-            endpoint = self._ensure(machines, "real_time")
-            # The workload's assets make the endpoints of its own shared machines, and register
-            # their capacity.
-            if workload.serving.asynchronous is not None and machines != workload.shared_machines:
-                self._ensure(machines, "asynchronous")
-            self._endpoints[name] = endpoint
+            self._endpoints[name] = ensure_endpoints(deployment, workload, machines, self._began)
         return self._endpoints[name]
-
-    def _ensure(self, machines: Machines, kind: Kind) -> endpoints.Endpoint:
-        """The endpoint of a kind. A new one's capacity is registered at once, where no asset of its
-        own does so."""
-        deployment, workload = self.at_work.deployment, self.at_work.workload
-        endpoint = endpoints.ensure_endpoint(
-            deployment, workload, machines, shape_of(kind), began=self._began
-        )
-        if endpoint.change == "created" and machines != workload.shared_machines:
-            register_capacity(
-                deployment, scaled_endpoint(deployment.prefix, workload, machines, kind)
-            )
-        return endpoint
 
     def _tell(self, member: Member, model: ModelVersion, endpoint: str, done: Registration) -> None:
         self._checked(member, {"milliseconds": round(done.smoke_milliseconds, 1)}, passed=True)

@@ -7,10 +7,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_tenant
+from tenantry.capacity.new_endpoints import ensure_endpoints
 from tenantry.errors import TenantryError
 from tenantry.hosting import endpoints
 from tenantry.hosting.invocation import Answer, InvocationRefusedError, invoke
@@ -336,7 +338,7 @@ def roll_back(
     found = endpoints.describe_endpoint(deployment, endpoint)
     if found is None or found["EndpointStatus"] in endpoints.TO_BE_MADE_ANEW:
         # It was removed, as it served nobody for long (``tenantry.tenants.unused``).
-        endpoints.ensure_endpoint(deployment, workload, machines, MULTI_MODEL)
+        ensure_endpoints(deployment, workload, machines, datetime.now(UTC))
     route = MULTI_MODEL.route(endpoint, tenant, previous.version)
     try:
         artifacts.place(deployment, previous, endpoint)

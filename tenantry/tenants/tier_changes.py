@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tenantry.aws import objects
+from tenantry.capacity.new_endpoints import ensure_endpoints
+from tenantry.hosting.invocation import invoke
+from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.models import artifacts
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids, tiers
 from tenantry.requests.queue import RequestQueue
@@ -53,8 +59,8 @@ class TenantTier:
         if self.champion.tier == self.tier:
             return f"{said} {served}."
         return (
-            f"{said} {served}, until the model of such a request is registered: upload again "
-            f"to move it."
+            f"{said} {served}, until the model of such a request is registered, or it is moved "
+            f"(`tenantry tier {self.tenant} {self.workload} {self.tier} --now`)."
         )
 
 
@@ -85,15 +91,55 @@ def change_tier(
     return tier_of(deployment, workload, tenant)
 
 
+def move_to_its_tier(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> bool:
+    """Serve a tenant's present version from the machines of its tier, without a failed request.
+
+    The new endpoint is made first, and has answered the smoke request with the version before the
+    pointer is flipped. The former one goes on for those who looked the route up before
+    (``tenantry.tenants.unused`` removes it later). A repeated call does nothing.
+
+    Returns:
+        Whether the tenant was moved; False where it has no model, or is served there already.
+
+    Raises:
+        EndpointFailedError: the new endpoint could not be brought into service, or does not answer.
+        InvocationRefusedError: its container refuses the version.
+        ArchiveDiffersError: the version's archive does not match its promise.
+        objects.ObjectMissingError: the version's archive is gone.
+        ChampionChangedError: another version became champion meanwhile; try again.
+
+    After each of these errors, the tenant is served as before.
+    """
+    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
+    tier = registry.own_tier(tenant, name) or workload.tier
+    champion = registry.champion(tenant, name)
+    if champion is None or champion.tier == tier:
+        return False
+    version = registry.version(tenant, name, champion.version)
+    if version is None:
+        raise objects.ObjectMissingError(
+            f"version {champion.version} of {tenant} is not in the registry"
+        )
+    machines = tiers.machines_of(tier, tenant)
+    endpoint = ensure_endpoints(deployment, workload, machines, datetime.now(UTC))
+    artifacts.place(deployment, version, endpoint.name)
+    route = MULTI_MODEL.route(endpoint.name, tenant, champion.version)
+    invoke(deployment, route, dict(workload.serving.smoke_request))
+    registry.move(champion, route, tier)
+    return True
+
+
 def tier_metadata(stands: TenantTier, *, by: str, why: str = "") -> Mapping[str, Any]:
     """The metadata of the change, for people in Dagster, on the tenant's partition of
     ``endpoint_registration``."""
+    served = stands.champion
+    moves = served is None or served.tier != stands.tier
     return {
-        "decision": f"tier {stands.tier} from the next request on",
+        "decision": f"tier {stands.tier}" + (" from the next request on" if moves else ""),
         "tier": stands.tier,
         **(
-            {"served_by": stands.champion.version, "served_in_tier": stands.champion.tier}
-            if stands.champion
+            {"served_by": served.version, "served_in_tier": served.tier}
+            if served is not None
             else {}
         ),
         "by": by,
