@@ -27,7 +27,7 @@ from local_sagemaker.asynchronous.notifications import NotificationConfig, resul
 from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.fleet import Variant
 from local_sagemaker.endpoints.instances import Instance
-from local_sagemaker.endpoints.pipeline import Passage
+from local_sagemaker.endpoints.pipeline import Invocation
 from local_sagemaker.faults.plan import Subject
 from local_sagemaker.http.client import ContainerNotListeningError, ContainerUnreachableError
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
@@ -280,21 +280,21 @@ class RequestQueue:
             return Outcome(f"ClientError: {reason}")
         answer, said = None, ""
         sent = self._clock.ticks()
-        passage = Passage(self._clock, instance.containers)
+        invocation = Invocation(self._clock, instance.containers)
         try:
-            answer = await passage.answer(request.headers, body, request.timeout_seconds)
+            answer = await invocation.send(request.headers, body, request.timeout_seconds)
         except TimeoutError:
             said = (
                 f"Your invocation timed out while waiting for a response from container "
-                f"{passage.at.spec.hostname}."
+                f"{invocation.at.spec.hostname}."
             )
         except ContainerUnreachableError as error:
-            if isinstance(error, ContainerNotListeningError) and not passage.begun:
+            if isinstance(error, ContainerNotListeningError) and not invocation.begun:
                 raise
             said = str(error)
         status = answer.status if answer else 0
         if len(instance.containers) > 1:
-            for hostname, seconds in passage.seconds.items():
+            for hostname, seconds in invocation.seconds.items():
                 self._record("ContainerLatency", seconds * 1e6, "Microseconds", hostname)
         self._record("ModelLatency", (self._clock.ticks() - sent) * 1e6, "Microseconds")
         self._record("Invocation4XXErrors", 1.0 if 400 <= status < 500 else 0.0, "None")
@@ -308,7 +308,7 @@ class RequestQueue:
             said = answer.body[:2000].decode(errors="replace")
         instance.log_request(
             request.inference_id,
-            f"Received {side} error ({status}) from {passage.at.spec.hostname} with message "
+            f"Received {side} error ({status}) from {invocation.at.spec.hostname} with message "
             f'"{said}"',
         )
         reason = f"ClientError: Received {side} error ({status}) from model. {_LOGS}"

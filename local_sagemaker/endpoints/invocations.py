@@ -17,7 +17,7 @@ from local_sagemaker.endpoints.pipeline import (
     BETWEEN_LIMIT_BYTES,
     TARGET_MODEL_HEADER,
     AnswerTooLargeError,
-    Passage,
+    Invocation,
 )
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
@@ -57,16 +57,18 @@ class Invocations:
         variant.record("InvocationsPerInstance", 1.0 / max(len(variant.instances), 1))
         headers = {name: params[member] for member, name in _FORWARDED if member in params}
         failed = ""
-        in_containers: dict[str, float] = {}
+        invocation: Invocation | None = None
+        answer: Answer | None = None
         try:
-            answer = await self._send(
-                variant,
-                params["EndpointName"],
-                (hostname, target),
-                headers,
-                params["Body"],
-                in_containers,
+            instance = variant.choose(target)
+            invocation = Invocation(
+                self._cloud.clock,
+                [one for one in instance.containers if hostname in (None, one.spec.hostname)],
+                variant.models.get(instance.id),
+                target,
             )
+            with instance:
+                answer = await _send(invocation, params["EndpointName"], headers, params["Body"])
         except ServiceError as error:
             failed = "4" if error.code in ("ValidationError", "ModelNotReadyException") else "5"
             original = error.fields.get("OriginalStatusCode")
@@ -75,9 +77,10 @@ class Invocations:
         finally:
             # The wait for a model's load is overhead, because ModelLatency is only the containers'
             # time for the request.
+            in_containers = invocation.seconds if invocation else {}
             in_model = sum(in_containers.values())
             overhead = self._cloud.clock.ticks() - started - in_model
-            if in_containers and not failed:
+            if answer is not None:
                 variant.record("ModelLatency", in_model * 1e6, "Microseconds")
             record("OverheadLatency", overhead * 1e6, "Microseconds")
             record("Invocation4XXErrors", 1.0 if failed == "4" else 0.0)
@@ -125,52 +128,34 @@ class Invocations:
             raise _refused(f"No variant of endpoint {endpoint} has a weight above zero.")
         return random.choices(variants, weights)[0]  # noqa: S311 - sharing traffic is no secret
 
-    async def _send(
-        self,
-        variant: Variant,
-        endpoint: str,
-        named: tuple[str | None, str | None],
-        headers: dict[str, str],
-        body: bytes,
-        in_containers: dict[str, float],
-    ) -> Answer:
-        """The answer of the container and the model that are `named`, where the request names them.
-        `in_containers` gets the seconds of each container that answered."""
-        hostname, target = named
-        instance = variant.choose(target)
-        passage = Passage(
-            self._cloud.clock,
-            [one for one in instance.containers if hostname in (None, one.spec.hostname)],
-            variant.models.get(instance.id),
-            target,
+
+async def _send(
+    invocation: Invocation, endpoint: str, headers: dict[str, str], body: bytes
+) -> Answer:
+    """The answer of an invocation. Raises ServiceError: ModelError, and what a model's load
+    raises."""
+    where = f"See {LOG_GROUP}/{endpoint} in CloudWatch Logs for more information."
+
+    def model_error(status: int, message: str) -> ServiceError:
+        return _model_error(invocation.at.spec.hostname, status, message, where)
+
+    try:
+        answer = await invocation.send(headers, body, RESPONSE_TIMEOUT_SECONDS, BETWEEN_LIMIT_BYTES)
+    except LoadRefusedError as refusal:
+        raise model_error(refusal.answer.status, refusal.answer.text) from refusal
+    except TimeoutError as error:
+        message = (
+            f"Your invocation timed out while waiting for a response from container "
+            f"{invocation.at.spec.hostname}."
         )
-        where = f"See {LOG_GROUP}/{endpoint} in CloudWatch Logs for more information."
-
-        def model_error(status: int, message: str) -> ServiceError:
-            return _model_error(passage.at.spec.hostname, status, message, where)
-
-        try:
-            with instance:
-                answer = await passage.answer(
-                    headers, body, RESPONSE_TIMEOUT_SECONDS, BETWEEN_LIMIT_BYTES
-                )
-        except LoadRefusedError as refusal:
-            raise model_error(refusal.answer.status, refusal.answer.text) from refusal
-        except TimeoutError as error:
-            message = (
-                f"Your invocation timed out while waiting for a response from container "
-                f"{passage.at.spec.hostname}."
-            )
-            raise model_error(0, message) from error
-        except AnswerTooLargeError as error:
-            raise ServiceError("ModelError", f"{error} {where}", 424) from error
-        except ContainerUnreachableError as error:
-            raise model_error(0, f"The container did not answer: {error}") from error
-        finally:
-            in_containers.update(passage.seconds)
-        if answer.status != 200:
-            raise model_error(answer.status, answer.text)
-        return answer
+        raise model_error(0, message) from error
+    except AnswerTooLargeError as error:
+        raise ServiceError("ModelError", f"{error} {where}", 424) from error
+    except ContainerUnreachableError as error:
+        raise model_error(0, f"The container did not answer: {error}") from error
+    if answer.status != 200:
+        raise model_error(answer.status, answer.text)
+    return answer
 
 
 def _target_container(variant: Variant, hostname: str | None) -> str | None:

@@ -27,8 +27,8 @@ class AnswerTooLargeError(LocalSageMakerError):
     """A container's answer is too large to be the next one's request; the message is AWS's."""
 
 
-class Passage:
-    """One request on its way through containers. `models` are those of the multi-model container
+class Invocation:
+    """One invocation of containers, in their order. `models` are those of the multi-model container
     among them, and `target` is the model that the request names.
 
     `at` is the container that has the request, or had it last. `seconds` are AWS's, by hostname, of
@@ -54,10 +54,11 @@ class Passage:
         """Whether a container has answered."""
         return bool(self.seconds)
 
-    async def answer(
+    async def send(
         self, headers: Mapping[str, str], body: bytes, within: float, largest: int | None = None
     ) -> Answer:
-        """The last container's answer, or the first answer with a status other than 200.
+        """Send the request. Returns the last container's answer, or the first answer with a status
+        other than 200.
 
         `within` is the time of all containers together, in AWS's seconds. `largest` is the size of
         the largest answer that goes from one container to the next, in bytes. Raises

@@ -39,7 +39,7 @@ from local_sagemaker.account.storage import (
 from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.instances import Instance
 from local_sagemaker.endpoints.models import Models, ModelSpec
-from local_sagemaker.endpoints.pipeline import Passage
+from local_sagemaker.endpoints.pipeline import Invocation
 from local_sagemaker.endpoints.serving_containers import InstanceFailedError, ServingContainer
 from local_sagemaker.errors import ServiceError, not_emulated, validation
 from local_sagemaker.faults.plan import CAPACITY_REASON, NoCapacityError, Subject
@@ -359,20 +359,20 @@ class _Run:
 
     async def _send(self, instance: Instance, body: bytes, plan: _Plan) -> bytes:
         for attempt in range(plan.retries + 1):
-            passage = Passage(self._cloud.clock, instance.containers)
+            invocation = Invocation(self._cloud.clock, instance.containers)
             try:
-                answer = await passage.answer(plan.headers, body, plan.timeout_seconds)
+                answer = await invocation.send(plan.headers, body, plan.timeout_seconds)
             except TimeoutError:
                 failure = (
-                    f"the {passage.at.named} did not answer within {plan.timeout_seconds:.0f} "
+                    f"the {invocation.at.named} did not answer within {plan.timeout_seconds:.0f} "
                     f"seconds"
                 )
             except ContainerUnreachableError as error:
-                failure = f"the {passage.at.named} did not answer: {error}"
+                failure = f"the {invocation.at.named} did not answer: {error}"
             else:
                 if answer.status == 200:
                     return answer.body
-                failure = f"the {passage.at.named} answered {answer.status}: {answer.text[:300]}"
+                failure = f"the {invocation.at.named} answered {answer.status}: {answer.text[:300]}"
                 if answer.status < 500:
                     break
             if attempt < plan.retries:

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.account.billing import Bill
 from local_sagemaker.faults.client import FaultsClient
-from local_sagemaker.faults.plan import Strike
+from local_sagemaker.faults.plan import Rule, Strike
 from tests.local_sagemaker.conftest import (
     ECHO,
     ROLE,
@@ -261,6 +261,43 @@ def test_the_death_of_one_container_takes_its_instance_out(
     bill = Bill.model_validate(emulator.control("GET", "/_local/bill"))
     (billed,) = [one for one in bill.resources if str(one.resource).endswith(f"endpoint/{name}")]
     assert 0 < billed.instance_seconds <= time.monotonic() - began
+
+
+def test_the_time_of_a_request_is_that_of_all_containers_together(
+    hurried_emulator: Emulator,
+) -> None:
+    client, runtime = (
+        hurried_emulator.client("sagemaker"),
+        hurried_emulator.client("sagemaker-runtime"),
+    )
+    name = unique("endpoint")
+    config = create_endpoint_config(client, multi_container(client, containers()))
+    client.create_endpoint(EndpointName=name, EndpointConfigName=config)
+    assert settled_endpoint(client, name)["EndpointStatus"] == "InService"
+    # AWS's minute is a second here, so that one container has the time, and two have not.
+    slow = Rule(kind="slow_container", endpoint=name, seconds=0.6)
+    faults = FaultsClient(hurried_emulator.url)
+    with faults.planned(slow):
+        error = refusal(runtime, name)["Error"]
+    assert "timed out while waiting for a response from container second" in error["Message"]
+    assert "(0) from second" in error["Message"]
+    assert ask(runtime, name)["content_type"] == "application/json"
+    client.delete_endpoint(EndpointName=name)
+
+
+def test_a_fault_of_instances_selects_by_any_image_of_the_model(
+    sagemaker: Any, faults: FaultsClient, endpoint: Endpoint
+) -> None:
+    config = create_endpoint_config(sagemaker, multi_container(sagemaker, containers()))
+    faults.plan(
+        [
+            Rule(kind="slow_provisioning", image=image, after_seconds=(0, 0))
+            for image in ("*/echo:3", "*/echo:2", "*/echo:1")
+        ]
+    )
+    name = endpoint(config)
+    assert [rule.happened for rule in faults.report().rules] == [0, 1, 0]
+    assert [event.where for event in faults.report().happened] == [f"endpoint {name}/variant-1"]
 
 
 def test_a_container_that_does_not_start_fails_the_endpoint_and_leaves_no_other(
