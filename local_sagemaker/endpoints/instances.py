@@ -18,7 +18,11 @@ from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.logs import LogStream
 from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.models import ContainerSpec, ModelSpec
-from local_sagemaker.endpoints.serving_containers import InstanceFailedError, ServingContainer
+from local_sagemaker.endpoints.serving_containers import (
+    InstanceFailedError,
+    ServingContainer,
+    free_ports,
+)
 from local_sagemaker.faults.plan import Subject
 
 HEALTH_TIMEOUT_SECONDS = 480.0
@@ -57,13 +61,15 @@ class Instance:
         self._stopped = False
         self._log_group, self._log_stream = log_group, f"{log_prefix}/{self.id}"
         self._data_log: LogStream | None = None
+        alone = len(spec.containers) == 1
+        ports = free_ports(len(spec.containers))
         self.containers = [
-            self._container(one, environment, alone=len(spec.containers) == 1)
-            for one in spec.containers
+            self._container(one, port, environment, alone=alone)
+            for one, port in zip(spec.containers, ports, strict=True)
         ]
 
     def _container(
-        self, spec: ContainerSpec, environment: dict[str, str], *, alone: bool
+        self, spec: ContainerSpec, port: int, environment: dict[str, str], *, alone: bool
     ) -> ServingContainer:
         """A container of this machine. Only the containers of a model of several have names."""
         named = "container" if alone else f"container {spec.hostname}"
@@ -72,6 +78,7 @@ class Instance:
         return ServingContainer(
             self._cloud,
             spec,
+            port,
             self.folder / spec.hostname,
             (self._log_group, stream),
             environment,

@@ -5,6 +5,7 @@ Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.h
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,24 +32,29 @@ class InstanceFailedError(LocalSageMakerError):
     """The instance could not start; the message is for FailureReason."""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Different free ports of this machine, as many as `count`."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 class ServingContainer:
     """A container that answers requests. `start` it, `wait_until_healthy`, `send` invocations, use
     `client` for other calls, `stop` it.
 
-    `folder` becomes its `/opt/ml`, `log_stream` the stream of its output. `subject` identifies it
-    for faults. `named` is its name in messages. `started` is its start, in the machine's ticks.
+    It listens on `port`. `folder` becomes its `/opt/ml`, and `log` is the group and the stream of
+    its output. `subject` identifies it for faults. `named` is its name in messages. `started` is
+    its start, in the machine's ticks.
     """
 
     def __init__(
         self,
         cloud: Cloud,
         spec: ContainerSpec,
+        port: int,
         folder: Path,
         log: tuple[str, str],
         environment: dict[str, str],
@@ -60,8 +66,8 @@ class ServingContainer:
         self.folder = folder
         self.subject = subject
         self.named = named
-        self.port = _free_port()
-        self.client = HttpClient(self.port)
+        self.port = port
+        self.client = HttpClient(port)
         self.healthy = False
         self.started = 0.0
         self._environment = environment

@@ -128,6 +128,17 @@ def test_each_containers_answer_is_the_next_ones_request(
     assert failed["OriginalStatusCode"] == 503
 
 
+def test_a_pipeline_has_up_to_15_containers(
+    sagemaker: Any, runtime: Any, endpoint: Endpoint
+) -> None:
+    model = multi_container(sagemaker, [{"Image": ECHO}] * 15)
+    name = endpoint(create_endpoint_config(sagemaker, model))
+    answer = runtime.invoke_endpoint(EndpointName=name, Body=b"pass " * 14 + b"upper abc")
+    assert answer["Body"].read() == b"ABC"
+    failed = refusal(runtime, name, "pass " * 14 + "fail 500")["Error"]["Message"]
+    assert "from container-15 with" in failed
+
+
 def test_an_answer_that_is_too_large_for_the_next_container_is_a_model_error(
     sagemaker: Any, runtime: Any, endpoint: Endpoint
 ) -> None:
