@@ -27,6 +27,7 @@ from local_sagemaker.asynchronous.notifications import NotificationConfig, resul
 from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.fleet import Variant
 from local_sagemaker.endpoints.instances import Instance
+from local_sagemaker.endpoints.pipeline import Invocation
 from local_sagemaker.faults.plan import Subject
 from local_sagemaker.http.client import ContainerNotListeningError, ContainerUnreachableError
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
@@ -207,8 +208,10 @@ class RequestQueue:
         )
         self._notifications = NotificationConfig.parse(async_config)
 
-    def _record(self, name: str, value: float, unit: str) -> None:
-        self._metrics.record(self._endpoint, self._variant_name, name, value, unit)
+    def _record(self, name: str, value: float, unit: str, container: str | None = None) -> None:
+        self._metrics.record(
+            self._endpoint, self._variant_name, name, value, unit, container=container
+        )
 
     def _enqueue(self, request: AsyncRequest) -> None:
         self._unfinished[request.id] = request
@@ -265,7 +268,7 @@ class RequestQueue:
         self.dispatch()
 
     async def _invoke(self, request: AsyncRequest, instance: Instance) -> Outcome:
-        """Raises ContainerNotListeningError when the container cannot have seen the request."""
+        """Raises ContainerNotListeningError when no container can have seen the request."""
         try:
             body = await self._payload(request)
         except (DataError, ClientError, BotoCoreError) as error:
@@ -277,17 +280,22 @@ class RequestQueue:
             return Outcome(f"ClientError: {reason}")
         answer, said = None, ""
         sent = self._clock.ticks()
+        invocation = Invocation(self._clock, instance.containers)
         try:
-            answer = await instance.send(
-                "/invocations", headers=request.headers, body=body, within=request.timeout_seconds
-            )
+            answer = await invocation.send(request.headers, body, request.timeout_seconds)
         except TimeoutError:
-            said = "Your invocation timed out while waiting for a response from container primary."
-        except ContainerNotListeningError:
-            raise
+            said = (
+                f"Your invocation timed out while waiting for a response from container "
+                f"{invocation.at.spec.hostname}."
+            )
         except ContainerUnreachableError as error:
+            if isinstance(error, ContainerNotListeningError) and not invocation.begun:
+                raise
             said = str(error)
         status = answer.status if answer else 0
+        if len(instance.containers) > 1:
+            for hostname, seconds in invocation.seconds.items():
+                self._record("ContainerLatency", seconds * 1e6, "Microseconds", hostname)
         self._record("ModelLatency", (self._clock.ticks() - sent) * 1e6, "Microseconds")
         self._record("Invocation4XXErrors", 1.0 if 400 <= status < 500 else 0.0, "None")
         self._record(
@@ -300,7 +308,8 @@ class RequestQueue:
             said = answer.body[:2000].decode(errors="replace")
         instance.log_request(
             request.inference_id,
-            f'Received {side} error ({status}) from primary with message "{said}"',
+            f"Received {side} error ({status}) from {invocation.at.spec.hostname} with message "
+            f'"{said}"',
         )
         reason = f"ClientError: Received {side} error ({status}) from model. {_LOGS}"
         if answer is None:

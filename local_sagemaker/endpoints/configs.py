@@ -6,15 +6,17 @@ that answer in real time or asynchronously are emulated; serverless and shadow v
 capture and explainers are refused.
 """
 
+import re
 from typing import Any
 
 from local_sagemaker.account.cloud import Cloud, Operation, page
 from local_sagemaker.account.state import Document
 from local_sagemaker.account.storage import DataError, S3Location
-from local_sagemaker.endpoints.models import ContainerSpec, Models
+from local_sagemaker.endpoints.models import Models, ModelSpec
 from local_sagemaker.errors import not_found, validation
 
 KIND = "endpoint-config"
+_GPU_INSTANCE = re.compile(r"ml\.(?:gr?|p)\d")
 
 
 class EndpointConfigs:
@@ -49,6 +51,8 @@ class EndpointConfigs:
                 "The production variants of an endpoint configuration must have different names"
             )
         models = [self._models.get(variant["ModelName"]) for variant in variants]
+        for variant, model in zip(variants, models, strict=True):
+            _check_instance_type(variant["InstanceType"], ModelSpec.parse(model))
         if "AsyncInferenceConfig" in params:
             _check_asynchronous(params["AsyncInferenceConfig"], models)
         document = {key: value for key, value in params.items() if key != "Tags"} | {
@@ -83,9 +87,20 @@ def _variant(variant: Document) -> Document:
     return {"InitialVariantWeight": 1.0, **variant}
 
 
+def _check_instance_type(instance_type: str, spec: ModelSpec) -> None:
+    """Refuse GPUs for direct invocation ("Model hosting patterns in Amazon SageMaker, Part 1",
+    aws.amazon.com/blogs/machine-learning: "GPU inference is not supported due to resource
+    contention")."""
+    if spec.direct and _GPU_INSTANCE.match(instance_type):
+        raise validation(
+            f"GPU inference is not supported for multi-container endpoints with direct invocation: "
+            f"{instance_type}"
+        )
+
+
 def _check_asynchronous(config: Document, models: list[Document]) -> None:
     """Refuse combinations that an AsyncInferenceConfig does not allow, because InvokeEndpointAsync
-    has no member that chooses a variant or a model.
+    has no member that chooses a variant, a container or a model.
 
     The words are those of AWS's refusal of Marketplace images.
     """
@@ -94,7 +109,13 @@ def _check_asynchronous(config: Document, models: list[Document]) -> None:
             "Multiple production variants are not supported when specifying an "
             "AsyncInferenceConfig."
         )
-    if ContainerSpec.parse(models[0]).multi_model:
+    spec = ModelSpec.parse(models[0])
+    if spec.direct:
+        raise validation(
+            "Models with direct invocation are not supported when specifying an "
+            "AsyncInferenceConfig."
+        )
+    if spec.multi_model:
         raise validation(
             "Multi-model containers are not supported when specifying an AsyncInferenceConfig."
         )

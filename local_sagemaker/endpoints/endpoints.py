@@ -26,8 +26,8 @@ from local_sagemaker.asynchronous.queue import (
 from local_sagemaker.endpoints.configs import EndpointConfigs
 from local_sagemaker.endpoints.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.endpoints.host_metrics import HostMetrics
-from local_sagemaker.endpoints.instances import InstanceFailedError
-from local_sagemaker.endpoints.models import Models
+from local_sagemaker.endpoints.models import Models, ModelSpec
+from local_sagemaker.endpoints.serving_containers import InstanceFailedError
 from local_sagemaker.errors import ServiceError, not_emulated, not_found, validation
 from local_sagemaker.faults.plan import UPDATE_REASON, Subject
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
@@ -148,10 +148,6 @@ class Endpoints:
         fleet = self._fleets.get(params["EndpointName"], {})
         variants = []
         for document in endpoint["Variants"]:
-            image = (
-                (document["Model"].get("Containers") or [None])[0]
-                or document["Model"]["PrimaryContainer"]
-            )["Image"]
             current = fleet.get(document["VariantName"])
             variants.append(
                 {
@@ -162,6 +158,7 @@ class Endpoints:
                             "ResolvedImage": image,
                             "ResolutionTime": endpoint["CreationTime"],
                         }
+                        for image in ModelSpec.parse(document["Model"]).images
                     ],
                     "CurrentWeight": document["CurrentWeight"],
                     "DesiredWeight": document["CurrentWeight"],

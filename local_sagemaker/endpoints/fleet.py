@@ -14,14 +14,10 @@ from local_sagemaker.account.provisioning import seconds_for
 from local_sagemaker.account.rates import ENDPOINT
 from local_sagemaker.account.state import Document
 from local_sagemaker.clock import MACHINE
-from local_sagemaker.endpoints.instances import (
-    HEALTH_TIMEOUT_SECONDS,
-    STOP_GRACE_SECONDS,
-    Instance,
-    InstanceFailedError,
-)
-from local_sagemaker.endpoints.models import ContainerSpec
+from local_sagemaker.endpoints.instances import HEALTH_TIMEOUT_SECONDS, STOP_GRACE_SECONDS, Instance
+from local_sagemaker.endpoints.models import ModelSpec
 from local_sagemaker.endpoints.multi_model import LoadedModels
+from local_sagemaker.endpoints.serving_containers import InstanceFailedError
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.faults.plan import Subject
 from local_sagemaker.monitoring.endpoint_metrics import INSTANCES, INVOCATIONS, Metrics
@@ -61,7 +57,7 @@ class Variant:
         self._added = added
         self.document = document
         self.name: str = document["VariantName"]
-        self.spec = ContainerSpec.parse(document["Model"])
+        self.spec = ModelSpec.parse(document["Model"])
         self.instances: list[Instance] = []
         self.models: dict[str, LoadedModels] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -70,10 +66,15 @@ class Variant:
         self._spread_at = -math.inf
 
     def record(
-        self, name: str, value: float, unit: str = "None", namespace: str = INVOCATIONS
+        self,
+        name: str,
+        value: float,
+        unit: str = "None",
+        namespace: str = INVOCATIONS,
+        container: str | None = None,
     ) -> None:
-        """One value of a metric of this variant."""
-        self._metrics.record(self._endpoint, self.name, name, value, unit, namespace)
+        """One value of a metric of this variant, or of the container with this hostname."""
+        self._metrics.record(self._endpoint, self.name, name, value, unit, namespace, container)
 
     def record_loaded_models(self, instance: Instance) -> None:
         """LoadedModelCount of an instance, where models are loaded."""
@@ -178,16 +179,19 @@ class Variant:
         it too, and the least busy one gets this request meanwhile. An additional copy gets what the
         others do not answer at once, so it is unloaded when they are enough again.
         """
+        spec = self.spec.multi_model
+        if spec is None:
+            raise RuntimeError("a model without a multi-model container")
         ready = [one for one in having if self.models[one.id].is_ready(target)]
         for instance in ready:
-            if self.models[instance.id].in_flight(target) < self.spec.workers:
+            if self.models[instance.id].in_flight(target) < spec.workers:
                 return instance
         others = [one for one in self.instances if one not in having]
         now = MACHINE.ticks()
         if (
             ready == having
             and others
-            and self.spec.cached
+            and spec.cached
             and now - self._spread_at > _SPREAD_PAUSE_SECONDS
         ):
             self._spread_at = now
@@ -197,7 +201,9 @@ class Variant:
 
     def _new_instance(self) -> Instance:
         subject = Subject(
-            f"endpoint {self._endpoint}/{self.name}", endpoint=self._endpoint, image=self.spec.image
+            f"endpoint {self._endpoint}/{self.name}",
+            endpoint=self._endpoint,
+            images=self.spec.images,
         )
         account = Account(
             ENDPOINT,
@@ -225,8 +231,9 @@ class Variant:
 
     def _add(self, instance: Instance) -> None:
         self.instances.append(instance)
-        if self.spec.multi_model:
-            self.models[instance.id] = LoadedModels(self._cloud, instance, self.record)
+        for container in instance.containers:
+            if container.spec.multi_model:
+                self.models[instance.id] = LoadedModels(self._cloud, container, self.record)
         self._watchers[instance.id] = asyncio.create_task(self._replace_when_dead(instance))
         if self._added is not None:
             self._added()
@@ -252,7 +259,7 @@ class Variant:
     async def _replace_when_dead(self, instance: Instance) -> None:
         why = await instance.wait_until_unhealthy()
         _log.warning(
-            "%s/%s: instance %s %s and is replaced", self._endpoint, self.name, instance.id, why
+            "%s/%s: instance %s is replaced: %s", self._endpoint, self.name, instance.id, why
         )
         self.instances.remove(instance)
         await self._stop(instance, 0)

@@ -1,7 +1,9 @@
-"""InvokeEndpoint: passes a request to the container that answers it.
+"""InvokeEndpoint: passes a request to the container or the pipeline that answers it.
 
 Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html,
-…/dg/your-algorithms-inference-code.html (60 seconds) and …/dg/invoke-multi-model-endpoint.html.
+…/dg/your-algorithms-inference-code.html (60 seconds), …/dg/invoke-multi-model-endpoint.html,
+…/dg/multi-container-direct.html (what is refused) and …/dg/inference-pipeline-troubleshoot.html
+(an error names its container).
 """
 
 import random
@@ -10,8 +12,13 @@ from typing import Any
 from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.endpoints.endpoints import Endpoints
 from local_sagemaker.endpoints.fleet import LOG_GROUP, RESPONSE_TIMEOUT_SECONDS, Variant
-from local_sagemaker.endpoints.instances import Instance
 from local_sagemaker.endpoints.multi_model import LoadRefusedError
+from local_sagemaker.endpoints.pipeline import (
+    BETWEEN_LIMIT_BYTES,
+    TARGET_MODEL_HEADER,
+    AnswerTooLargeError,
+    Invocation,
+)
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
 
@@ -20,7 +27,7 @@ _FORWARDED = (
     ("ContentType", "content-type"),
     ("Accept", "accept"),
     ("CustomAttributes", "x-amzn-sagemaker-custom-attributes"),
-    ("TargetModel", "x-amzn-sagemaker-target-model"),
+    ("TargetModel", TARGET_MODEL_HEADER),
     ("InferenceId", "x-amzn-sagemaker-inference-id"),
 )
 
@@ -37,35 +44,52 @@ class Invocations:
         ServiceUnavailable."""
         started = self._cloud.clock.ticks()
         variant = self._variant(params["EndpointName"], params.get("TargetVariant"))
-        target = params.get("TargetModel")
-        if variant.spec.multi_model and target is None:
-            raise _refused("This is a multi-model endpoint; TargetModel is required.")
-        if not variant.spec.multi_model and target is not None:
-            raise _refused("TargetModel is only valid for a multi-model endpoint.")
-        target = variant.spec.model(target) if target is not None else None
-        variant.record("Invocations", 1.0)
+        hostname = _target_container(variant, params.get("TargetContainerHostname"))
+        target = _target_model(variant, params.get("TargetModel"))
+
+        def record(name: str, value: float, unit: str = "None") -> None:
+            """One value for the variant, and for the container that the request names."""
+            variant.record(name, value, unit)
+            if hostname is not None:
+                variant.record(name, value, unit, container=hostname)
+
+        record("Invocations", 1.0)
         variant.record("InvocationsPerInstance", 1.0 / max(len(variant.instances), 1))
         headers = {name: params[member] for member, name in _FORWARDED if member in params}
         failed = ""
-        in_container = 0.0
+        invocation: Invocation | None = None
+        answer: Answer | None = None
         try:
-            answer, in_container = await self._send(
-                variant, params["EndpointName"], target, headers, params["Body"]
+            instance = variant.choose(target)
+            invocation = Invocation(
+                self._cloud.clock,
+                [one for one in instance.containers if hostname in (None, one.spec.hostname)],
+                variant.models.get(instance.id),
+                target,
             )
+            with instance:
+                answer = await _send(invocation, params["EndpointName"], headers, params["Body"])
         except ServiceError as error:
             failed = "4" if error.code in ("ValidationError", "ModelNotReadyException") else "5"
             original = error.fields.get("OriginalStatusCode")
             failed = str(original)[0] if original else failed
             raise
         finally:
-            # The wait for a model's load is overhead, because ModelLatency is only the container's
+            # The wait for a model's load is overhead, because ModelLatency is only the containers'
             # time for the request.
-            overhead = self._cloud.clock.ticks() - started - in_container
-            if in_container:
-                variant.record("ModelLatency", in_container * 1e6, "Microseconds")
-            variant.record("OverheadLatency", overhead * 1e6, "Microseconds")
-            variant.record("Invocation4XXErrors", 1.0 if failed == "4" else 0.0)
-            variant.record("Invocation5XXErrors", 1.0 if failed == "5" else 0.0)
+            in_containers = invocation.seconds if invocation else {}
+            in_model = sum(in_containers.values())
+            overhead = self._cloud.clock.ticks() - started - in_model
+            if answer is not None:
+                variant.record("ModelLatency", in_model * 1e6, "Microseconds")
+            record("OverheadLatency", overhead * 1e6, "Microseconds")
+            record("Invocation4XXErrors", 1.0 if failed == "4" else 0.0)
+            record("Invocation5XXErrors", 1.0 if failed == "5" else 0.0)
+            if len(variant.spec.containers) > 1:
+                for name, seconds in in_containers.items():
+                    variant.record(
+                        "ContainerLatency", seconds * 1e6, "Microseconds", container=name
+                    )
         result = {
             "Body": answer.body,
             "ContentType": answer.headers.get("content-type", "application/octet-stream"),
@@ -104,53 +128,80 @@ class Invocations:
             raise _refused(f"No variant of endpoint {endpoint} has a weight above zero.")
         return random.choices(variants, weights)[0]  # noqa: S311 - sharing traffic is no secret
 
-    async def _send(
-        self,
-        variant: Variant,
-        endpoint: str,
-        target: str | None,
-        headers: dict[str, str],
-        body: bytes,
-    ) -> tuple[Answer, float]:
-        instance: Instance = variant.choose(target)
-        where = f"See {LOG_GROUP}/{endpoint} in CloudWatch Logs for more information."
-        try:
-            with instance:
-                if target is None:
-                    sent = self._cloud.clock.ticks()
-                    answer = await instance.send(
-                        "/invocations", headers=headers, body=body, within=RESPONSE_TIMEOUT_SECONDS
-                    )
-                    seconds = self._cloud.clock.ticks() - sent
-                else:
-                    models = variant.models[instance.id]
-                    answer, seconds = await models.invoke(
-                        target, headers, body, RESPONSE_TIMEOUT_SECONDS
-                    )
-        except LoadRefusedError as refusal:
-            raise _model_error(refusal.answer.status, refusal.answer.text, where) from refusal
-        except TimeoutError as error:
-            raise _model_error(
-                0,
-                "Your invocation timed out while waiting for a response from container primary.",
-                where,
-            ) from error
-        except ContainerUnreachableError as error:
-            raise _model_error(0, f"The container did not answer: {error}", where) from error
-        if answer.status != 200:
-            raise _model_error(answer.status, answer.text, where)
-        return answer, seconds
+
+async def _send(
+    invocation: Invocation, endpoint: str, headers: dict[str, str], body: bytes
+) -> Answer:
+    """The answer of an invocation. Raises ServiceError: ModelError, and what a model's load
+    raises."""
+    where = f"See {LOG_GROUP}/{endpoint} in CloudWatch Logs for more information."
+
+    def model_error(status: int, message: str) -> ServiceError:
+        return _model_error(invocation.at.spec.hostname, status, message, where)
+
+    try:
+        answer = await invocation.send(headers, body, RESPONSE_TIMEOUT_SECONDS, BETWEEN_LIMIT_BYTES)
+    except LoadRefusedError as refusal:
+        raise model_error(refusal.answer.status, refusal.answer.text) from refusal
+    except TimeoutError as error:
+        message = (
+            f"Your invocation timed out while waiting for a response from container "
+            f"{invocation.at.spec.hostname}."
+        )
+        raise model_error(0, message) from error
+    except AnswerTooLargeError as error:
+        raise ServiceError("ModelError", f"{error} {where}", 424) from error
+    except ContainerUnreachableError as error:
+        raise model_error(0, f"The container did not answer: {error}") from error
+    if answer.status != 200:
+        raise model_error(answer.status, answer.text)
+    return answer
+
+
+def _target_container(variant: Variant, hostname: str | None) -> str | None:
+    """The container that a request names. Raises ValidationError where it may not name one, or
+    must."""
+    if not variant.spec.direct:
+        if hostname is not None:
+            raise _refused(
+                "TargetContainerHostname is only valid for an endpoint that is configured for "
+                "direct invocation."
+            )
+        return None
+    if hostname is None:
+        raise _refused(
+            "This endpoint is configured for direct invocation; TargetContainerHostname is "
+            "required."
+        )
+    known = [container.hostname for container in variant.spec.containers]
+    if hostname not in known:
+        raise _refused(
+            f"TargetContainerHostname {hostname} does not exist in the endpoint, which has "
+            f"{', '.join(known)}."
+        )
+    return hostname
+
+
+def _target_model(variant: Variant, target: str | None) -> str | None:
+    """The model that a request names. Raises ValidationError where it may not name one, or must."""
+    multi_model = variant.spec.multi_model
+    if multi_model and target is None:
+        raise _refused("This is a multi-model endpoint; TargetModel is required.")
+    if not multi_model and target is not None:
+        raise _refused("TargetModel is only valid for a multi-model endpoint.")
+    return multi_model.model(target) if multi_model and target is not None else None
 
 
 def _refused(message: str) -> ServiceError:
     return ServiceError("ValidationError", message)
 
 
-def _model_error(status: int, message: str, where: str) -> ServiceError:
+def _model_error(hostname: str, status: int, message: str, where: str) -> ServiceError:
     side = "client" if 400 <= status < 500 else "server"
     return ServiceError(
         "ModelError",
-        f'Received {side} error ({status}) from primary with message "{message[:2000]}". {where}',
+        f'Received {side} error ({status}) from {hostname} with message "{message[:2000]}". '
+        f"{where}",
         424,
         OriginalStatusCode=status,
         OriginalMessage=message[:20_000],

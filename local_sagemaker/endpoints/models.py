@@ -1,8 +1,8 @@
 """Models: CreateModel, DescribeModel, ListModels, DeleteModel, and the specification of a model's
-container.
+containers.
 
-Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModel.html and
-…/API_ContainerDefinition.html.
+Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateModel.html,
+…/API_ContainerDefinition.html and …/dg/multi-container-create.html.
 """
 
 import asyncio
@@ -18,18 +18,23 @@ from local_sagemaker.account.storage import DataError, S3Location
 from local_sagemaker.errors import not_emulated, not_found, validation
 
 KIND = "model"
+PRIMARY = "primary"
+"""The name of a model's only container in AWS's messages."""
 _DEFAULT_WORKERS = 4
+_ENVIRONMENT_LIMIT_BYTES = 32 * 1024
+"""All keys and values of all containers of a model (API_ContainerDefinition.html)."""
 
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """The specification that starts a model's container.
+    """The specification that starts one container of a model.
 
-    `data` is the archive, object or prefix of the model, or the prefix of all models of a
-    multi-model container; `compressed` says whether it is a tar.gz; `cached` is False where
-    ModelCacheSetting is Disabled.
+    `hostname` names it among the model's containers. `data` is the archive, object or prefix of the
+    model, or the prefix of all models of a multi-model container; `compressed` says whether it is a
+    tar.gz; `cached` is False where ModelCacheSetting is Disabled.
     """
 
+    hostname: str
     image: str
     environment: dict[str, str]
     multi_model: bool
@@ -38,17 +43,9 @@ class ContainerSpec:
     cached: bool
 
     @classmethod
-    def parse(cls, model: Document) -> "ContainerSpec":
-        """From a CreateModel request. Raises ValidationException for a container that cannot
+    def parse(cls, hostname: str, container: Document) -> "ContainerSpec":
+        """From a ContainerDefinition. Raises ValidationException for a container that cannot
         run."""
-        if ("PrimaryContainer" in model) == ("Containers" in model):
-            raise validation("Exactly one of PrimaryContainer and Containers must be given")
-        containers = model.get("Containers") or [model["PrimaryContainer"]]
-        if len(containers) != 1:
-            raise not_emulated(
-                "A model of several containers (inference pipeline, multi-container endpoint)"
-            )
-        container = containers[0]
         if not container.get("Image"):
             raise validation("ContainerDefinition.Image is required")
         multi_model = container.get("Mode") == "MultiModel"
@@ -60,6 +57,7 @@ class ContainerSpec:
             raise validation("A multi-model container needs ModelDataUrl, the prefix of its models")
         cache = container.get("MultiModelConfig", {}).get("ModelCacheSetting", "Enabled")
         return cls(
+            hostname,
             container["Image"],
             container.get("Environment", {}),
             multi_model,
@@ -83,6 +81,87 @@ class ContainerSpec:
         """The model that a TargetModel names. Below a prefix that ends with a slash, `/a.tar.gz`
         and `a.tar.gz` are the same."""
         return target.lstrip("/") if self.data is None or self.data.folder == self.data else target
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The containers of a model, in its order. A request passes through all of them, or with
+    `direct` goes to the one that it names."""
+
+    containers: tuple[ContainerSpec, ...]
+    direct: bool
+
+    @classmethod
+    def parse(cls, model: Document) -> "ModelSpec":
+        """From a CreateModel request. Raises ValidationException for a model that cannot run."""
+        given = model.get("Containers") or []
+        if ("PrimaryContainer" in model) == bool(given):
+            raise validation("Exactly one of PrimaryContainer and Containers must be given")
+        given = given or [model["PrimaryContainer"]]
+        direct = model.get("InferenceExecutionConfig", {}).get("Mode") == "Direct"
+        if direct and len(given) == 1:
+            raise validation("InferenceExecutionConfig.Mode Direct needs more than one container")
+        hostnames = _hostnames(given, direct=direct)
+        containers = tuple(map(ContainerSpec.parse, hostnames, given))
+        multi_model = sum(container.multi_model for container in containers)
+        if direct and multi_model:
+            raise not_emulated("A multi-model container in a model with direct invocation")
+        if multi_model > 1:
+            # AWS's words (github.com/OElesin/sagemaker-autopilot-step-functions, issue 10).
+            raise validation(
+                "More than one container in MultiModel mode is not supported with inference "
+                "pipeline."
+            )
+        _check_environments(containers)
+        return cls(containers, direct)
+
+    @property
+    def multi_model(self) -> ContainerSpec | None:
+        """The container whose model each request names, if there is one."""
+        return next((one for one in self.containers if one.multi_model), None)
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The containers' images."""
+        return tuple(container.image for container in self.containers)
+
+
+def _hostnames(containers: list[Document], *, direct: bool) -> list[str]:
+    """The names of a model's containers; without names those of an inference pipeline are
+    `container-1` and so on (docs.aws.amazon.com/sagemaker/latest/dg/logging-cloudwatch.html)."""
+    if len(containers) == 1:
+        return [PRIMARY]
+    given = [container.get("ContainerHostname") for container in containers]
+    named = [name for name in given if name]
+    if direct and len(named) < len(containers):
+        raise validation(
+            "ContainerHostname is required for each container of a model with direct invocation"
+        )
+    if not named:
+        return [f"container-{number}" for number in range(1, len(containers) + 1)]
+    if len(named) < len(containers):
+        raise validation(
+            "If ContainerHostname is given for one container of an inference pipeline, it must be "
+            "given for every container"
+        )
+    if len(set(named)) < len(named):
+        raise validation(
+            "The containers of a model must have different values of ContainerHostname"
+        )
+    return named
+
+
+def _check_environments(containers: tuple[ContainerSpec, ...]) -> None:
+    size = sum(
+        len(name.encode()) + len(value.encode())
+        for container in containers
+        for name, value in container.environment.items()
+    )
+    if size > _ENVIRONMENT_LIMIT_BYTES:
+        raise validation(
+            f"The keys and values of all Environment maps of a model have {size} bytes. They must "
+            f"have at most {_ENVIRONMENT_LIMIT_BYTES}."
+        )
 
 
 def _model_data(container: Document, multi_model: bool) -> tuple[S3Location | None, bool]:
@@ -128,12 +207,13 @@ class Models:
         return model
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
-        """CreateModel. A single model's data must already exist, as on AWS."""
+        """CreateModel. The data of containers of a single model must already exist, as on
+        AWS."""
         name = params["ModelName"]
         arn = self._cloud.arn(KIND, name)
-        spec = ContainerSpec.parse(params)
-        if spec.data is not None and not spec.multi_model:
-            await asyncio.to_thread(self._check_data, spec.data)
+        for container in ModelSpec.parse(params).containers:
+            if container.data is not None and not container.multi_model:
+                await asyncio.to_thread(self._check_data, container.data)
         if self._cloud.taken(KIND, name):
             raise validation(f'Cannot create already existing model "{arn}".')
         document = {key: value for key, value in params.items() if key != "Tags"}

@@ -1,4 +1,4 @@
-"""The models of one instance of a multi-model endpoint: loaded on the first call, and unloaded when
+"""The models of one multi-model container: loaded on the first call, and unloaded when
 the container's memory is full, the least used first (`eviction`).
 
 Sources: docs.aws.amazon.com/sagemaker/latest/dg/mms-container-apis.html (the container's calls),
@@ -20,7 +20,7 @@ from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.storage import DataError, S3Location, download
 from local_sagemaker.endpoints.archives import extract
 from local_sagemaker.endpoints.eviction import DecayingUses
-from local_sagemaker.endpoints.instances import Instance
+from local_sagemaker.endpoints.serving_containers import ServingContainer
 from local_sagemaker.errors import LocalSageMakerError, ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
 
@@ -55,12 +55,12 @@ class _Loaded:
 
 
 class LoadedModels:
-    """The models in one instance's memory and on its disk."""
+    """The models in one container's memory and on its disk."""
 
-    def __init__(self, cloud: Cloud, instance: Instance, record: Recorder) -> None:
+    def __init__(self, cloud: Cloud, container: ServingContainer, record: Recorder) -> None:
         self._cloud = cloud
         self._clock = cloud.clock
-        self._instance = instance
+        self._container = container
         self._record = record
         self._uses = DecayingUses()
         self._loaded: dict[str, _Loaded] = {}
@@ -113,13 +113,13 @@ class LoadedModels:
             try:
                 await self._wait_until_loaded(target, loaded)
                 sent = self._clock.ticks()
-                answer = await self._instance.send(path, headers=headers, body=body, within=within)
+                answer = await self._container.send(path, headers=headers, body=body, within=within)
                 seconds = self._clock.ticks() - sent
             finally:
                 loaded.in_flight -= 1
                 if not loaded.in_flight:
                     self._changed.set()
-                    if not self._instance.spec.cached and self._loaded.get(target) is loaded:
+                    if not self._container.spec.cached and self._loaded.get(target) is loaded:
                         await self._unload(target)
             if attempt == 0 and answer.status == 404 and self._loaded.get(target) is loaded:
                 # By the multi-model contract, 404 means that the container has not loaded the
@@ -189,7 +189,7 @@ class LoadedModels:
                 )
                 await self._keep_disk_within_limit(but_not=target)
             started = self._clock.ticks()
-            url = self._cloud.runtime.images.path_inside(self._instance.folder, folder)
+            url = self._cloud.runtime.images.path_inside(self._container.folder, folder)
             document = json.dumps({"model_name": model_name(target), "url": url}).encode()
             while True:
                 answer = await self._post(document)
@@ -203,7 +203,7 @@ class LoadedModels:
     async def _post(self, document: bytes) -> Answer:
         self._posting += 1
         try:
-            return await self._instance.client.request(
+            return await self._container.client.request(
                 "POST",
                 "/models",
                 headers={"content-type": "application/json"},
@@ -215,10 +215,10 @@ class LoadedModels:
             self._changed.set()
 
     def _folder(self, target: str) -> Path:
-        return self._instance.folder / "models" / model_name(target) / "model"
+        return self._container.folder / "models" / model_name(target) / "model"
 
     def _download(self, target: str, folder: Path) -> int:
-        prefix = self._instance.spec.data
+        prefix = self._container.spec.data
         if prefix is None:
             raise RuntimeError("a multi-model container without a prefix")
         location = S3Location(prefix.bucket, prefix.key + target)
@@ -273,7 +273,7 @@ class LoadedModels:
         done = self._unloading[target] = asyncio.get_running_loop().create_future()
         started = self._clock.ticks()
         try:
-            await self._instance.client.request(
+            await self._container.client.request(
                 "DELETE", f"/models/{model_name(target)}", within=_UNLOAD_TIMEOUT_SECONDS
             )
         except (ContainerUnreachableError, TimeoutError):

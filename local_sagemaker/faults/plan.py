@@ -206,13 +206,14 @@ class Report(BaseModel):
 
 @dataclass(frozen=True)
 class Subject:
-    """An opportunity for a fault: its name, and the names that rules select by."""
+    """An opportunity for a fault: its name, and the names that rules select by. A rule selects by
+    image what has at least one image that matches."""
 
     where: str
     operation: str | None = None
     endpoint: str | None = None
     job: str | None = None
-    image: str | None = None
+    images: tuple[str, ...] = ()
 
     @classmethod
     def of_call(cls, operation: str, params: Mapping[str, Any]) -> "Subject":
@@ -221,7 +222,8 @@ class Subject:
         endpoint = params.get("EndpointName")
         image = params.get("AlgorithmSpecification", {}).get("TrainingImage")
         named = job or endpoint
-        return cls(f"{operation} {named}" if named else operation, operation, endpoint, job, image)
+        where = f"{operation} {named}" if named else operation
+        return cls(where, operation, endpoint, job, (image,) if image else ())
 
     def selected_by(self, selecting: _Selecting) -> bool:
         """Whether every given pattern matches."""
@@ -229,10 +231,17 @@ class Subject:
             pattern = getattr(selecting, name)
             if name == "operation" and pattern is None and selecting.kind == "failed_update":
                 pattern = "UpdateEndpoint"
-            value = getattr(self, name)
-            if pattern is not None and (value is None or not fnmatchcase(value, pattern)):
+            if pattern is not None and not any(
+                fnmatchcase(value, pattern) for value in self._names(name)
+            ):
                 return False
         return True
+
+    def _names(self, selector: str) -> tuple[str, ...]:
+        if selector == "image":
+            return self.images
+        value: str | None = getattr(self, selector)
+        return () if value is None else (value,)
 
 
 @dataclass

@@ -77,13 +77,14 @@ STRUCTURES: dict[str, Structure] = {
     "ResourceConfigForUpdate": _structure("KeepAlivePeriodInSeconds"),
     # Models
     "CreateModelInput": _structure(
-        "ModelName PrimaryContainer Containers Tags",
+        "ModelName PrimaryContainer Containers InferenceExecutionConfig Tags",
         "ExecutionRoleArn VpcConfig EnableNetworkIsolation",
     ),
     "ContainerDefinition": _structure(
-        "Image Mode ModelDataUrl ModelDataSource Environment MultiModelConfig",
-        "ContainerHostname ImageConfig",
+        "ContainerHostname Image Mode ModelDataUrl ModelDataSource Environment MultiModelConfig",
+        "ImageConfig",
     ),
+    "InferenceExecutionConfig": _structure("Mode"),
     "ModelDataSource": _structure("S3DataSource"),
     "S3ModelDataSource": _structure("S3Uri S3DataType CompressionType"),
     "MultiModelConfig": _structure("ModelCacheSetting"),
@@ -246,7 +247,7 @@ STRUCTURES: dict[str, Structure] = {
     # Invocations
     "InvokeEndpointInput": _structure(
         "EndpointName Body ContentType Accept CustomAttributes TargetModel TargetVariant "
-        "InferenceId"
+        "TargetContainerHostname InferenceId"
     ),
     "InvokeEndpointAsyncInput": _structure(
         "EndpointName Body InputLocation ContentType Accept CustomAttributes InferenceId "

@@ -2,7 +2,8 @@
 
 Names, units and namespaces: docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html,
 where latencies are in microseconds, and for asynchronous endpoints
-…/dg/async-inference-monitor.html.
+…/dg/async-inference-monitor.html. Those of containers have the dimension ContainerName:
+…/dg/multi-container-metrics.html and …/dg/inference-pipeline-logs-metrics.html.
 """
 
 from local_sagemaker.monitoring.statistics import Metric, Statistics
@@ -29,9 +30,10 @@ class Metrics:
         value: float,
         unit: str = "None",
         namespace: str = INVOCATIONS,
+        container: str | None = None,
     ) -> None:
-        """One value of a metric of a variant, or of the endpoint as a whole where `variant` is
-        None.
+        """One value of a metric of a variant's container, of the variant where `container` is None,
+        or of the endpoint as a whole where `variant` is None too.
 
         Durations are rounded to three digits, so that they have few different values.
         """
@@ -40,4 +42,6 @@ class Metrics:
         dimensions = {"EndpointName": endpoint}
         if variant is not None:
             dimensions["VariantName"] = variant
+        if container is not None:
+            dimensions["ContainerName"] = container
         self._statistics.record(Metric.of(namespace, name, dimensions), value)

@@ -85,7 +85,7 @@ class TrainingRun:
         self._hosts: list[TrainingHost] = []
         self._spot: bool = job.get("EnableManagedSpotTraining", False)
         self._image: str = job["AlgorithmSpecification"]["TrainingImage"]
-        self._subject = Subject(f"job {name}", job=name, image=self._image)
+        self._subject = Subject(f"job {name}", job=name, images=(self._image,))
         self._interrupted = asyncio.Event()
         self._absent_seconds = 0.0
 
@@ -260,7 +260,7 @@ class TrainingRun:
                 container = await self._start(program, host, log)
                 containers.append(container)
                 subject = Subject(
-                    f"{self._subject.where}/{host.name}", job=self._name, image=self._image
+                    f"{self._subject.where}/{host.name}", job=self._name, images=(self._image,)
                 )
                 faults.append(ContainerFaults(self._cloud.faults, subject, container, serves=False))
             return await self._watch(containers)

@@ -37,8 +37,10 @@ from local_sagemaker.account.storage import (
     upload,
 )
 from local_sagemaker.clock import MACHINE
-from local_sagemaker.endpoints.instances import Instance, InstanceFailedError
-from local_sagemaker.endpoints.models import ContainerSpec, Models
+from local_sagemaker.endpoints.instances import Instance
+from local_sagemaker.endpoints.models import Models, ModelSpec
+from local_sagemaker.endpoints.pipeline import Invocation
+from local_sagemaker.endpoints.serving_containers import InstanceFailedError, ServingContainer
 from local_sagemaker.errors import ServiceError, not_emulated, validation
 from local_sagemaker.faults.plan import CAPACITY_REASON, NoCapacityError, Subject
 from local_sagemaker.http.client import ContainerUnreachableError
@@ -120,7 +122,9 @@ class TransformJobs:
             )
         _check_request(params)
         model = self._models.get(params["ModelName"])
-        spec = ContainerSpec.parse(model)
+        spec = ModelSpec.parse(model)
+        if spec.direct:
+            raise validation("Batch transform does not support models with direct invocation")
         if spec.multi_model:
             raise validation("Batch transform does not support multi-model containers")
         resources = params["TransformResources"]
@@ -182,7 +186,7 @@ class TransformJobs:
             job["FailureReason"] = reason[:1024]
         self._cloud.store.put(KIND, name, job)
 
-    async def _run(self, name: str, job: Document, spec: ContainerSpec) -> None:
+    async def _run(self, name: str, job: Document, spec: ModelSpec) -> None:
         folder = self._cloud.folder / KIND / name
         try:
             failures = await _Run(self._cloud, name, job, spec, folder).run()
@@ -213,7 +217,7 @@ class _Run:
     """One job from its start to its end."""
 
     def __init__(
-        self, cloud: Cloud, name: str, job: Document, spec: ContainerSpec, folder: Path
+        self, cloud: Cloud, name: str, job: Document, spec: ModelSpec, folder: Path
     ) -> None:
         self._cloud = cloud
         self._name = name
@@ -224,7 +228,7 @@ class _Run:
     async def run(self) -> str:
         """Run the job; returns a report of the failed objects, empty when none failed."""
         if self._cloud.faults.strikes(
-            "capacity", Subject(f"job {self._name}", job=self._name, image=self._spec.image)
+            "capacity", Subject(f"job {self._name}", job=self._name, images=self._spec.images)
         ):
             raise NoCapacityError(CAPACITY_REASON)
         objects = await asyncio.to_thread(self._inputs)
@@ -232,7 +236,7 @@ class _Run:
         count = self._job["TransformResources"]["InstanceCount"]
         shares = [share for number in range(count) if (share := shard(objects, count, number))]
         async with self._instances(len(shares)) as instances:
-            plan = _plan(self._job, await _execution_parameters(instances[0]))
+            plan = _plan(self._job, await _execution_parameters(instances[0].containers[0]))
             work = [
                 self._share(instance, share, plan)
                 for instance, share in zip(instances, shares, strict=True)
@@ -262,7 +266,7 @@ class _Run:
     async def _instances(self, count: int) -> AsyncIterator[list[Instance]]:
         environment = _environment(self._job)
         subjects = [
-            Subject(f"job {self._name}/{number}", job=self._name, image=self._spec.image)
+            Subject(f"job {self._name}/{number}", job=self._name, images=self._spec.images)
             for number in range(1, count + 1)
         ]
         account = Account(
@@ -321,7 +325,8 @@ class _Run:
         try:
             with result.open("wb") as file:
                 for batch in _batches_of(source, plan):
-                    waiting.append(asyncio.create_task(_answer_to(instance, batch, plan, requests)))
+                    answer = self._answer_to(instance, batch, plan, requests)
+                    waiting.append(asyncio.create_task(answer))
                     if len(waiting) > plan.concurrency:
                         file.write(await waiting.popleft())
                 while waiting:
@@ -336,6 +341,43 @@ class _Run:
             await asyncio.gather(*waiting, return_exceptions=True)
             source.unlink(missing_ok=True)
             result.unlink(missing_ok=True)
+
+    async def _answer_to(
+        self, instance: Instance, batch: list[bytes], plan: _Plan, requests: asyncio.Semaphore
+    ) -> bytes:
+        """The output of one mini-batch. Raises RecordError when a container refuses it or fails too
+        often."""
+        records = plan.processing.request(batch) if plan.processing else batch
+        body = b"\n".join(records) + b"\n" if plan.split else records[0]
+        async with requests:
+            output = await self._send(instance, body, plan)
+        if plan.processing is None:
+            return assemble(output, by_line=plan.by_line)
+        outputs = [line for line in output.split(b"\n") if line] if plan.split else [output]
+        results = plan.processing.output(batch, outputs)
+        return b"".join(assemble(result, by_line=plan.by_line) for result in results)
+
+    async def _send(self, instance: Instance, body: bytes, plan: _Plan) -> bytes:
+        for attempt in range(plan.retries + 1):
+            invocation = Invocation(self._cloud.clock, instance.containers)
+            try:
+                answer = await invocation.send(plan.headers, body, plan.timeout_seconds)
+            except TimeoutError:
+                failure = (
+                    f"the {invocation.at.named} did not answer within {plan.timeout_seconds:.0f} "
+                    f"seconds"
+                )
+            except ContainerUnreachableError as error:
+                failure = f"the {invocation.at.named} did not answer: {error}"
+            else:
+                if answer.status == 200:
+                    return answer.body
+                failure = f"the {invocation.at.named} answered {answer.status}: {answer.text[:300]}"
+                if answer.status < 500:
+                    break
+            if attempt < plan.retries:
+                await MACHINE.sleep(_RETRY_PAUSE_SECONDS * 2**attempt)
+        raise RecordError(failure)
 
 
 def _batches_of(path: Path, plan: _Plan) -> Iterator[list[bytes]]:
@@ -353,47 +395,11 @@ def _batches_of(path: Path, plan: _Plan) -> Iterator[list[bytes]]:
         raise RecordError(f"the object is no gzip file: {error}") from error
 
 
-async def _answer_to(
-    instance: Instance, batch: list[bytes], plan: _Plan, requests: asyncio.Semaphore
-) -> bytes:
-    """The output of one mini-batch. Raises RecordError when the container refuses it or fails too
-    often."""
-    records = plan.processing.request(batch) if plan.processing else batch
-    body = b"\n".join(records) + b"\n" if plan.split else records[0]
-    async with requests:
-        output = await _send(instance, body, plan)
-    if plan.processing is None:
-        return assemble(output, by_line=plan.by_line)
-    outputs = [line for line in output.split(b"\n") if line] if plan.split else [output]
-    results = plan.processing.output(batch, outputs)
-    return b"".join(assemble(result, by_line=plan.by_line) for result in results)
-
-
-async def _send(instance: Instance, body: bytes, plan: _Plan) -> bytes:
-    for attempt in range(plan.retries + 1):
-        try:
-            answer = await instance.send(
-                "/invocations", headers=plan.headers, body=body, within=plan.timeout_seconds
-            )
-        except TimeoutError:
-            failure = f"the container did not answer within {plan.timeout_seconds:.0f} seconds"
-        except ContainerUnreachableError as error:
-            failure = str(error)
-        else:
-            if answer.status == 200:
-                return answer.body
-            failure = f"the container answered {answer.status}: {answer.text[:300]}"
-            if answer.status < 500:
-                break
-        if attempt < plan.retries:
-            await MACHINE.sleep(_RETRY_PAUSE_SECONDS * 2**attempt)
-    raise RecordError(failure)
-
-
-async def _execution_parameters(instance: Instance) -> dict[str, Any]:
-    """The container's recommendations, if any (optional by …/your-algorithms-batch-code.html)."""
+async def _execution_parameters(container: ServingContainer) -> dict[str, Any]:
+    """The recommendations of the container that gets the mini-batches, if any (optional by
+    …/your-algorithms-batch-code.html)."""
     try:
-        answer = await instance.client.request("GET", "/execution-parameters", within=2.0)
+        answer = await container.client.request("GET", "/execution-parameters", within=2.0)
         parameters = json.loads(answer.body) if answer.status == 200 else {}
     except (ContainerUnreachableError, TimeoutError, ValueError):
         return {}
