@@ -62,7 +62,7 @@ CONCEDED: Final = 0.8
 """The largest share of the requests in a projection that may be late."""
 RELEASED_AT: Final = 0.6
 """The share of the allowance within which a projection with fewer instances has to stay."""
-HASTE: Final = 3.0
+HASTE: Final = 4.0
 """Times as fast as its time allows that a queue is served before an instance is released, where an
 endpoint leaves more time than a start takes."""
 WORTH: Final = 0.1
@@ -261,6 +261,8 @@ class Reactive:
         ready = sorted(seen.starting)
         if not seen.serving and not ready and self._can_wait(seen, fast):
             return 0
+        if self._can_ask_later(seen, fast, ready, allowed):
+            return 0
         nothing = self._projected(seen, fast, seen.serving, ready)
         if nothing <= allowed and (seen.serving or ready):
             return 0
@@ -299,6 +301,16 @@ class Reactive:
         coming = seen.waiting + fast * TICK
         return coming <= self.endpoint.rate * (self._margin + TICK)
 
+    def _can_ask_later(
+        self, seen: Observation, rate: float, ready: Sequence[float], allowed: float
+    ) -> bool:
+        """Whether an instance that is asked for at a later tick can still serve those that come in
+        time, while those that wait need none. A burst may have ended by then."""
+        endpoint = self.endpoint
+        if endpoint.slo < endpoint.start_seconds + 2 * TICK or not (seen.serving or ready):
+            return False
+        return self._late_waiting(seen, rate, self._lines(seen.serving, ready)) <= allowed
+
     def _released(self, seen: Observation, rate: float, least: int) -> int:
         """Instances to release now; `least` stay."""
         have = seen.serving + len(seen.starting)
@@ -320,11 +332,7 @@ class Reactive:
     ) -> float:
         """Expected late requests among those that wait and those that come within the horizon, with
         `more` instances asked for now."""
-        endpoint = self.endpoint
-        lines = [(0.0, serving * endpoint.rate)] if serving else []
-        lines += [(moment, endpoint.rate) for moment in ready]
-        if more:
-            lines.append((endpoint.start_seconds, more * endpoint.rate))
+        lines = self._lines(serving, ready, more)
         late = self._late_waiting(seen, rate, lines)
         if rate <= 0:
             return late
@@ -335,6 +343,17 @@ class Reactive:
                 seen.waiting, rate * max(1 + places * error, 0.0), lines, dispersion
             )
         return late
+
+    def _lines(
+        self, serving: int, ready: Sequence[float], more: int = 0
+    ) -> list[tuple[float, float]]:
+        """The rate that each instance adds, and from when on."""
+        endpoint = self.endpoint
+        lines = [(0.0, serving * endpoint.rate)] if serving else []
+        lines += [(moment, endpoint.rate) for moment in ready]
+        if more:
+            lines.append((endpoint.start_seconds, more * endpoint.rate))
+        return lines
 
     def _waiting(self, seen: Observation, rate: float) -> Iterator[tuple[float, float]]:
         """Ages and numbers of the requests that wait, the newest first."""
