@@ -170,6 +170,8 @@ def _ask(
         return "nothing registered to train on"
     # The newest by its version's upload: a later upload of the same content does not count.
     _, latest = max(registered, key=lambda made: (Moment.of(made[0]), made[1].accepted))
+    if latest.purpose == "import":
+        return "nothing registered to train on"  # an older upload's model would not follow it
     if champion.rolled_back_from is not None and _same_again(
         registry, workload, champion, latest, requests
     ):

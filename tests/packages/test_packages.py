@@ -268,6 +268,7 @@ def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
         "orchestration.definitions",
         "containers.forecast.consumption.preparation",
         "containers.forecast.serving.drift",
+        "containers.forecast.serving.imported",
         "containers.example.preparation",
         "containers.example.drift",
         "containers.diffusion.pictures.preparation",

@@ -29,6 +29,10 @@ SECTIONS = {
             "preparation",
         )
     ],
+    "Models that were trained elsewhere": [
+        "tenantry/uploads/imported_model.py",
+        "containers/runtime/archives/imported.py",
+    ],
     "Files of days": ["containers/example/preparation.py"],
 }
 
