@@ -3,41 +3,29 @@ and no training data."""
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-
 from dagster import DagsterInstance
 
+from orchestration.definitions import defs
+from orchestration.private_dagster.chosen_partitions import asset_key
 from tenantry.aws.deployment import Deployment
+from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
+from tenantry.shown.report import ONBOARDING
 from tenantry.workloads.schema import Workload
 from tests.conftest import TrainedForecast
-from tests.orchestration.running import metadata_of, onboard, statuses, take_in, unexplained
+from tests.orchestration.archives import made_elsewhere
+from tests.orchestration.running import (
+    TENANTRY,
+    metadata_of,
+    onboard,
+    statuses,
+    take_in,
+    unexplained,
+)
 
 ENERGY = ids.workload_name("energy")
-
-
-def without_owner(archive: bytes) -> bytes:
-    """The archive with a card that names no tenant."""
-    sink = io.BytesIO()
-    with (
-        tarfile.open(fileobj=io.BytesIO(archive)) as old,
-        tarfile.open(fileobj=sink, mode="w:gz") as new,
-    ):
-        for member in old.getmembers():
-            file = old.extractfile(member)
-            assert file is not None
-            content = file.read()
-            if member.name == "card.json":
-                card = json.loads(content)
-                del card["tenant"]
-                content = json.dumps(card).encode()
-            member.size = len(content)
-            new.addfile(member, io.BytesIO(content))
-    return sink.getvalue()
 
 
 def test_an_import_shows_its_artifact_and_registration_and_a_bad_one_its_reason(
@@ -48,7 +36,7 @@ def test_an_import_shows_its_artifact_and_registration_and_a_bad_one_its_reason(
 ) -> None:
     acme, globex = ids.tenant_id("acme"), ids.tenant_id("globex")
     archive = trained_forecasts[0].archive
-    TenantClient(deployment, workload, acme).import_model(without_owner(archive))
+    TenantClient(deployment, workload, acme).import_model(made_elsewhere(archive))
     TenantClient(deployment, workload, globex).import_model(archive)  # another tenant's
     taken = take_in(deployment, dagster_instance)
     assert (taken.accepted, taken.refused) == (2, [])
@@ -73,3 +61,15 @@ def test_an_import_shows_its_artifact_and_registration_and_a_bad_one_its_reason(
     registered = metadata_of(dagster_instance, "energy", "endpoint_registration")["acme"]
     assert registered["decision"] == "the tenant's first model"
     assert unexplained(dagster_instance, workload) == set()
+
+    by_hand = defs.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection={asset_key("energy", asset) for asset in ONBOARDING},
+        asset_check_selection=set(),
+    )
+    again = by_hand.execute_in_process(
+        instance=dagster_instance, partition_key=acme, resources={"tenantry": TENANTRY}
+    )
+    assert again.success
+    versions = ModelRegistry(deployment).versions(acme, ENERGY)
+    assert [version.status for version in versions] == ["former_champion", "champion"]
+    assert statuses(dagster_instance, "energy", "training_data", [acme]) == {"acme": "none"}

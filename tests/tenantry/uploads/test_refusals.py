@@ -32,6 +32,7 @@ SECTIONS = {
     "Models that were trained elsewhere": [
         "tenantry/uploads/imported_model.py",
         "containers/runtime/archives/imported.py",
+        "containers/diffusion/adapters/imported.py",
     ],
     "Files of days": ["containers/example/preparation.py"],
 }
