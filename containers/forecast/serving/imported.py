@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from containers.forecast.serving.predictor import ForecastPredictor
 from containers.forecast.stored_forecasts.model_file import (
+    CARD_FILE,
     LARGEST_FILE,
     MODEL_FILE,
     MalformedModelError,
@@ -54,7 +55,10 @@ def take_over(
     return take_over_archive(archive, destination, Owner(**owner), form)
 
 
-def _described(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+def _described(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = card.get("metrics", {})
+    if any(metrics.get(name, 0) < 0 for name in METRICS):
+        raise MalformedModelError(f"{CARD_FILE}: no error is below zero, and no coverage")
     stored = read_model(folder)
     if not isinstance(stored, StoredForecast):
         raise MalformedModelError(f"{MODEL_FILE}: format must be 2")

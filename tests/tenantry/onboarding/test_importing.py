@@ -8,9 +8,12 @@ import io
 import json
 import pickle
 import tarfile
+import threading
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +36,7 @@ from tenantry.uploads.intake import drain_queue
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.conftest import TrainedForecast
 from tests.containers.runtime.tar_bombs import HEADER_BOMBS
+from tests.tenantry.command_line.conftest import caller
 from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
 from tests.tenantry.onboarding.test_onboarding import Heard
 
@@ -213,6 +217,10 @@ def unusable(made: TrainedForecast) -> dict[str, tuple[bytes, str]]:
             packed(strangers(made, metrics={**GOOD, "mase": "0.1"})),
             "card_malformed",
         ),
+        "an error below zero": (
+            packed(strangers(made, metrics={**GOOD, "mase": -1})),
+            "model_unreadable",
+        ),
         "another family": (packed(strangers(made, family="diffusion")), "model_of_other_family"),
         "another workload": (
             packed(strangers(made, workload="portraits")),
@@ -338,3 +346,36 @@ def test_a_run_that_died_after_any_step_is_taken_up_again_and_makes_one_version(
     assert champion_of(deployment, tenant).version == version.version
     assert [made["version"] for made in heard.made] == [version.version] * 2
     assert heard.made[0]["trained"].startswith("elsewhere")
+
+
+@pytest.mark.parametrize("card", [{}, {"family": "diffusion"}], ids=["usable", "unusable"])
+def test_the_command_follows_an_import_to_its_end(
+    serving: Serving,
+    trained_forecasts: list[TrainedForecast],
+    tenant: ids.TenantId,
+    tmp_path: Path,
+    card: dict[str, str],
+) -> None:
+    deployment, energy, _ = serving
+    file = tmp_path / "model.tar.gz"
+    file.write_bytes(packed(strangers(trained_forecasts[0], **card)))
+
+    def work() -> None:
+        deadline = time.monotonic() + 60
+        while not rows_of(deployment, tenant) and time.monotonic() < deadline:
+            onboarded(deployment, energy, tenant)
+            time.sleep(0.05)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        arguments = ["import", str(tenant), str(file), "--workload", "energy", "--wait"]
+        told = caller(deployment)(*arguments, status=1 if card else 0)
+    finally:
+        worker.join()
+    if card:
+        assert "is refused: card.json does not say that the model is of the family" in told.stderr
+    else:
+        assert f"registered as version {champion_of(deployment, tenant).version}" in told.stdout
+        story = caller(deployment)("tenant", str(tenant), "--workload", "energy").stdout
+        assert "made elsewhere" in story
