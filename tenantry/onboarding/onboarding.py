@@ -72,6 +72,10 @@ class Onboarding:
                 training.run([member for member in untrained if not member.imported])
                 return
             if "training_data" in stages:
+                for member in members:
+                    if member.imported:
+                        said = "its latest upload is a model, and there are no data to prepare"
+                        self.at_work.report.info(f"{member.tenant}: {said}")
                 prepare(self.at_work, [member for member in members if not member.imported])
             if "endpoint_registration" in stages:
                 self._registration.run(members)
