@@ -141,8 +141,7 @@ def _onboard(
     failures: dict[ids.TenantId, str] = {}
     registered = refused = 0
     for pack, tier, members in _packs(context, config, queue, workload, failures, report):
-        assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
-        plan(context, assets, [member.tenant for member in members])
+        _announce(context, workload, stages, members)
         at_work = PackAtWork(deployment, workload, pack, tier, report, stages, queue.by)
         going = Onboarding(at_work, _train(context, tenantry))
         try:
@@ -162,6 +161,24 @@ def _onboard(
         f"calls to AWS by this process"
     )
     return failures
+
+
+def _announce(
+    context: OpExecutionContext,
+    workload: Workload,
+    stages: frozenset[AssetName],
+    members: Sequence[Member],
+) -> None:
+    """Show the members' partitions as in progress. A model that was trained elsewhere has no
+    training data."""
+    assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
+    data = asset_key(workload.name, "training_data")
+    trained = [member.tenant for member in members if not member.imported]
+    imported = [member.tenant for member in members if member.imported]
+    if trained:
+        plan(context, assets, trained)
+    if imported:
+        plan(context, [asset for asset in assets if asset != data], imported)
 
 
 def _packs(

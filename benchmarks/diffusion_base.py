@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from containers.diffusion.adapters.adapter import Adapter, AdapterCard, read_adapter, write_adapter
-from containers.diffusion.adapters.lora import TARGETS, LoraLayers, Shape
+from containers.diffusion.adapters.lora import LoraLayers, Shape
+from containers.diffusion.adapters.targets import TARGETS
 from containers.diffusion.base.pipeline import DTYPES, TINY, TINY_FOLDER, Base, load_base
 from containers.diffusion.serving.engine import Engine, EngineSettings, Pixels
 from containers.diffusion.serving.predictor import ServingSettings

@@ -26,8 +26,9 @@ from benchmarks.diffusion_base import (
     read_tenant,
     write_tenants,
 )
-from containers.diffusion.adapters.adapter import WEIGHTS_FILE, Adapter
+from containers.diffusion.adapters.adapter import Adapter
 from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.adapters.weights_file import WEIGHTS_FILE
 from containers.diffusion.base.pipeline import DTYPES, Base
 from containers.diffusion.serving.admission import FairQueue
 from containers.diffusion.serving.engine import Engine, Job

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from benchmarks.diffusion_base import QUICK_STEPS, Bench, adapter_card, drawn, median
 from containers.diffusion.adapters.adapter import Adapter
-from containers.diffusion.adapters.lora import TARGETS, LoraLayers
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.adapters.targets import TARGETS
 from containers.diffusion.base.pipeline import DTYPES, Base
 from containers.diffusion.pictures.preparation import prepare
 from containers.diffusion.serving.engine import Pixels

@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from tenantry.hosting.shapes.catalogue import UnknownShapeError
     from tenantry.names.ids import InvalidIdError, tenant_id
     from tenantry.serving.asynchronous import ParkedError, Submitted
-    from tenantry.serving.client import AnswerUnreadableError, NoModelYetError, TenantClient
+    from tenantry.serving.client import (
+        AnswerUnreadableError,
+        ArchiveDigestError,
+        NoModelYetError,
+        TenantClient,
+    )
     from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workloads
 
 __all__ = [
     "AnswerUnreadableError",
+    "ArchiveDigestError",
     "Deployment",
     "DeploymentMissingError",
     "EndpointFailedError",
@@ -44,6 +50,7 @@ __all__ = [
 
 _WHERE: Final = {
     "AnswerUnreadableError": "tenantry.serving.client",
+    "ArchiveDigestError": "tenantry.serving.client",
     "Deployment": "tenantry.aws.deployment",
     "DeploymentMissingError": "tenantry.aws.deployment",
     "EndpointFailedError": "tenantry.hosting.endpoints",

@@ -29,12 +29,12 @@ from tenantry.command_line.looking import endpoints, jobs, requests, status, ten
 from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.pointing import env
-from tenantry.command_line.uploading import upload
+from tenantry.command_line.uploading import import_model, upload
 from tenantry.tracing.export import TracingUnavailableError, export_spans
 
 _LISTED: Final = {
     "Look": (status, tenants, tenant, requests, jobs, endpoints),
-    "Do what the product's app does": (upload, ask, predictions),
+    "Do what the product's app does": (upload, import_model, ask, predictions),
     "Change what is owed and what serves": (
         retry,
         cancel,

@@ -147,7 +147,7 @@ def _made(version: ModelVersion, quality: Quality) -> Event:
         kind="version",
         id=version.version,
         what=f"made, {version.size:,} bytes; now {became}",
-        by=f"job {version.job}",
+        by=f"job {version.job}" if version.job else "made elsewhere",
         why=", ".join(scores),
     )
 

@@ -1,9 +1,9 @@
-"""The command that uploads for a tenant, as the product's app does."""
+"""The commands that upload for a tenant, as the product's app does."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,6 +21,21 @@ _STAGES: Final = ("uploaded", "pending", "claimed", "training", "trained", "regi
 _LOOK_SECONDS: Final = 1.0
 
 
+def _following_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``--wait`` and ``--timeout``."""
+    waits = click.option(
+        "--wait", is_flag=True, help="Follow it until its model serves, or it is refused."
+    )
+    timeout = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0),
+        default=3600.0,
+        show_default=True,
+        help="Seconds --wait waits.",
+    )
+    return waits(timeout(command))
+
+
 @click.command()
 @click.argument("tenant", type=TENANT)
 @click.argument(
@@ -34,14 +49,7 @@ _LOOK_SECONDS: Final = 1.0
     metavar="NAME=VALUE",
     help="Of the upload; may be repeated.",
 )
-@click.option("--wait", is_flag=True, help="Follow it until its model serves, or it is refused.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0),
-    default=3600.0,
-    show_default=True,
-    help="Seconds --wait waits.",
-)
+@_following_options
 @common_options
 def upload(
     invocation: Invocation,
@@ -76,6 +84,67 @@ def upload(
         invocation.aside.status(f"{together:,} bytes"),
     ):
         made = client.upload({file.name: file.read_bytes() for file in files}, values)
+    _tell(invocation, workload, tenant, made, wait=wait, timeout=timeout)
+
+
+@click.command("import")
+@click.argument("tenant", type=TENANT)
+@click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--workload", type=WORKLOAD, required=True, help="Whose model it is.")
+@click.option("--sha256", metavar="DIGEST", help="The archive's digest, to be verified.")
+@_following_options
+@common_options
+def import_model(
+    invocation: Invocation,
+    tenant: ids.TenantId,
+    archive: Path,
+    workload: Workload,
+    sha256: str | None,
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Hand in ARCHIVE, a model that was trained elsewhere, for TENANT. It is checked, and compared
+    with the present one.
+
+    \b
+    Example:
+      tenantry import acme model.tar.gz --workload energy --wait
+    """
+    from tenantry.serving.client import ArchiveDigestError, TenantClient
+
+    if workload.imports is None:
+        raise NotDone(
+            f"{workload.name} takes no models that were trained elsewhere; `tenantry upload` makes "
+            f"one from data"
+        )
+    size = archive.stat().st_size
+    if size > workload.imports.max_bytes:
+        raise NotDone(
+            f"the archive has {size:,} bytes; {workload.name} takes at most "
+            f"{workload.imports.max_megabytes:g} MB"
+        )
+    with (
+        TenantClient(invocation.deployment, workload, tenant) as client,
+        invocation.aside.status(f"{size:,} bytes"),
+    ):
+        try:
+            made = client.import_model(archive.read_bytes(), sha256=sha256)
+        except ArchiveDigestError as error:
+            raise NotDone(str(error)) from error
+    _tell(invocation, workload, tenant, made, wait=wait, timeout=timeout)
+
+
+def _tell(
+    invocation: Invocation,
+    workload: Workload,
+    tenant: ids.TenantId,
+    made: ids.UploadId,
+    *,
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Say what was uploaded, and with ``wait`` what becomes of it. Raises ``NotDone`` when it
+    becomes no model."""
     if not wait:
         if invocation.as_json:
             invocation.write_json({"format": 1, "upload": made, "request": None})

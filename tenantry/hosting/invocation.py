@@ -42,7 +42,14 @@ class EndpointBusyError(EndpointFailedError):
 
 
 class InvocationRefusedError(TenantryError, ValueError):
-    """The model's container refused the request or the model itself; the message is its answer."""
+    """The model's container refused the request or the model itself; the message is its answer.
+
+    ``status`` is the container's own, where it answered.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,9 @@ def invoke(
                 message = str(error.response.get("OriginalMessage") or error)
                 if busy or status == 504:
                     raise EndpointBusyError(message) from error
-                raise InvocationRefusedError(message) from error
+                raise InvocationRefusedError(
+                    message, status if isinstance(status, int) else None
+                ) from error
             if code == "ValidationError":
                 raise not_taken(error, route.endpoint) from error
             if hasty and _is_unavailable(error):

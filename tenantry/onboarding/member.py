@@ -47,6 +47,12 @@ class Member:
         return self.request.tenant
 
     @property
+    def imported(self) -> bool:
+        """Whether its upload is a model that was trained elsewhere: it has no training data, and
+        needs no training."""
+        return self.request.purpose == "import"
+
+    @property
     def was_tried(self) -> bool:
         """Whether an earlier try may have come as far as a model, and failed after that: at its
         endpoint, or because its run died."""

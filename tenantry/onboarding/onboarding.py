@@ -1,6 +1,6 @@
 """From a pack of requests to served models, in three stages: prepare, train in one packed job,
-register. Each member is registered as soon as its own part is ready. A tenant's failure is that
-tenant's alone.
+register. Each member is registered as soon as its own part is ready. A model that was trained
+elsewhere is checked instead of trained. A tenant's failure is that tenant's alone.
 
 This is plain code: the caller passes the members, the report, and ``train``, which runs the job.
 """
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tenantry.names import ids
+from tenantry.onboarding import importing
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.onboarding.preparing import prepare
@@ -66,10 +67,16 @@ class Onboarding:
             if "fine_tuned_artifact" in stages:
                 training = TrainingStage(self.at_work, self.train, self._trained)
                 untrained = list(training.take_up(members))
-                training.run(untrained)
+                imported = [member for member in untrained if member.imported]
+                importing.take_over(self.at_work, imported, self._trained)
+                training.run([member for member in untrained if not member.imported])
                 return
             if "training_data" in stages:
-                prepare(self.at_work, members)
+                for member in members:
+                    if member.imported:
+                        said = "its latest upload is a model, and there are no data to prepare"
+                        self.at_work.report.info(f"{member.tenant}: {said}")
+                prepare(self.at_work, [member for member in members if not member.imported])
             if "endpoint_registration" in stages:
                 self._registration.run(members)
         finally:

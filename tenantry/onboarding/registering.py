@@ -90,6 +90,21 @@ class RegistrationStage:
             at_work.postpone(member, "endpoint_registration", reason)
         except (ArtifactUnusableError, objects.ObjectMissingError) as error:
             self._checked(member, {"reason": str(error)}, passed=False)
+            if (
+                member.imported
+                and isinstance(error, ArtifactUnusableError)
+                and error.code == "model_refused"
+            ):
+                # Another try would hand the container the same archive.
+                at_work.fail(
+                    member,
+                    "endpoint_registration",
+                    str(error),
+                    retryable=False,
+                    tell="upload_refused",
+                    code="artifact_unusable",
+                )
+                return
             # An archive that was refused keeps its name at the endpoint; the next try needs
             # another.
             at_work.fail(

@@ -35,8 +35,9 @@ class ArtifactUnusableError(TenantryError, ValueError):
     """The archive does not match its promise, or its container refuses to load it or to answer with
     it.
 
-    ``code`` is ``archive_size_differs``, ``archive_digest_differs``, ``model_not_answering`` or
-    ``model_not_good_enough``.
+    ``code`` is ``archive_size_differs``, ``archive_digest_differs``, ``model_refused``,
+    ``model_not_answering`` or ``model_not_good_enough``. ``model_refused`` says that the container
+    has judged the model or the request, and would do so again.
     """
 
     def __init__(self, message: str, code: str) -> None:
@@ -163,8 +164,10 @@ def _ask(
         answer = invoke(deployment, route, dict(workload.serving.smoke_request))
     except InvocationRefusedError as error:
         _reject(registry, model, f"its endpoint did not answer with it: {error}")
+        judged = error.status is not None and 400 <= error.status < 500
         raise ArtifactUnusableError(
-            f"the endpoint refused the model: {error}", "model_not_answering"
+            f"the endpoint refused the model: {error}",
+            "model_refused" if judged else "model_not_answering",
         ) from error
     return answer, (time.perf_counter() - began) * 1000
 

@@ -18,6 +18,7 @@ from tenantry.aws.notices import tell_operators
 from tenantry.models import artifacts
 from tenantry.models.registry import ModelVersion
 from tenantry.names import ids, s3_keys
+from tenantry.onboarding.importing import report_imported
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.onboarding.preparing import prepare, prepared_before, report_data_again
@@ -381,6 +382,9 @@ class TrainingStage:
         """Report an earlier try's artifact: this run has announced it, and the earlier one may have
         died before it reported it."""
         at_work = self.at_work
+        if member.imported:
+            report_imported(at_work, member, model)
+            return
         try:
             outcome = stored_outcome(at_work.deployment, model.beside)
             metadata = artifact_metadata(

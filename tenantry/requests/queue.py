@@ -33,6 +33,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.aws.tables import MISSING, ConditionNotMetError, ItemTooLargeError
 from tenantry.names import ids, table_keys, tiers
+from tenantry.names.purposes import Purpose
 from tenantry.requests.history import LONGEST_HISTORY, move_history_out
 from tenantry.requests.newest import Moment, came_after, newest_of, uploaded_again_since
 from tenantry.requests.reader import RequestReader
@@ -90,6 +91,7 @@ class RequestQueue(RequestReader):
         notify_owner: bool = True,
         nth: int = 1,
         traceparent: str = "",
+        purpose: Purpose = "training",
     ) -> bool:
         """Add a request, once.
 
@@ -107,6 +109,7 @@ class RequestQueue(RequestReader):
             notify_owner: whether the tenant's owner is told the result.
             nth: which of the tenant's uploads of its day it is (``count_upload``).
             traceparent: the trace of its upload.
+            purpose: of its upload.
 
         Returns:
             Whether there is something new to do.
@@ -129,6 +132,7 @@ class RequestQueue(RequestReader):
             **({} if notify_owner else {"notify_owner": False}),
             **({"nth": nth} if nth > 1 else {}),
             **({"traceparent": traceparent} if traceparent else {}),
+            **({} if purpose == "training" else {"purpose": purpose}),
         }
         if self.put(workload, tenant, request, "pending", at, row, why=why):
             return True

@@ -52,6 +52,7 @@ _LISTED: Final = (
     "content",
     "nth",
     "traceparent",
+    "purpose",
 )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tenantry.errors import TenantryError
 from tenantry.names import ids, table_keys, tiers
+from tenantry.names.purposes import Purpose
 
 if TYPE_CHECKING:
     from tenantry.aws.tables import Row
@@ -69,10 +70,11 @@ class Request:
     in it share no pack. ``nth`` is its number, or a lower bound of it, among its tenant's uploads
     of the day, where these are limited. ``reason_code`` names the kind of ``reason`` for programs,
     where there is one. ``traceparent`` is the trace of its upload, as W3C writes it; empty on rows
-    of releases without. ``hyperparameters`` are those of the job it went to training with last.
-    ``facts``, ``hyperparameters`` and ``history`` are empty on rows of a list (``due``,
-    ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came before
-    those in ``history``.
+    of releases without. ``purpose`` is that of its upload: with ``import`` the model is made
+    already, and its training is left out. ``hyperparameters`` are those of the job it went to
+    training with last. ``facts``, ``hyperparameters`` and ``history`` are empty on rows of a list
+    (``due``, ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came
+    before those in ``history``.
     """
 
     request: ids.RequestId
@@ -98,6 +100,7 @@ class Request:
     reason: str | None = None
     reason_code: str | None = None
     traceparent: str = ""
+    purpose: Purpose = "training"
     facts: Mapping[str, Any] = field(default_factory=dict)
     hyperparameters: Mapping[str, str] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
@@ -144,6 +147,7 @@ def request_of(row: Row) -> Request:
         reason=row.get("reason"),
         reason_code=row.get("reason_code"),
         traceparent=row.get("traceparent", ""),
+        purpose=row.get("purpose", "training"),
         apart=row.get("apart", ""),
         nth=int(row.get("nth", 1)),
         moved_out=int(row.get("moved_out", 0)),

@@ -60,6 +60,11 @@ class NoModelYetError(TenantryError, LookupError):
     upload."""
 
 
+class ArchiveDigestError(TenantryError, ValueError):
+    """The bytes of a model's archive have another SHA-256 than the caller gave; nothing was
+    uploaded."""
+
+
 class AnswerUnreadableError(TenantryError, ValueError):
     """The model's answer is not the JSON object that was asked for; the message says what it is."""
 
@@ -125,6 +130,35 @@ class TenantClient:
         """
         upload = ids.upload_id(uuid.uuid4().hex)
         manifests.put_upload(self.deployment, self._name, self.tenant, upload, files, parameters)
+        return upload
+
+    def import_model(self, archive: bytes, *, sha256: str | None = None) -> ids.UploadId:
+        """Hand in a model that was trained elsewhere, in the archive format of the workload.
+
+        It is checked, gets a version, and is compared with the champion as any other. Returns the
+        upload's id; no further call is needed.
+
+        Args:
+            archive: the bytes of the ``tar.gz``.
+            sha256: its hexadecimal SHA-256, if the caller knows it.
+
+        Raises:
+            ArchiveDigestError: ``archive`` has another digest than ``sha256``.
+        """
+        if sha256 is not None and sha256.lower() != objects.sha256(archive):
+            raise ArchiveDigestError(
+                f"the archive's SHA-256 is {objects.sha256(archive)}, not {sha256[:80]}; fetch it "
+                f"again from where it was made"
+            )
+        upload = ids.upload_id(uuid.uuid4().hex)
+        manifests.put_upload(
+            self.deployment,
+            self._name,
+            self.tenant,
+            upload,
+            {"model.tar.gz": archive},
+            purpose="import",
+        )
         return upload
 
     def _span(self, name: str, champion: Champion) -> AbstractContextManager[str]:

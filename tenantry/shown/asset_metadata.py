@@ -100,6 +100,24 @@ def artifact_metadata(
     }
 
 
+def imported_metadata(
+    deployment: Deployment, workload: Workload, request: Request, model: ModelVersion
+) -> dict[str, Any]:
+    """For ``fine_tuned_artifact`` of a model that was trained elsewhere: the metrics that its maker
+    claims, its archive, and the upload that it was."""
+    skill = workload.quality.skill(model.metrics)
+    return {
+        **version_and_metrics(model),
+        **({workload.quality.compared: workload.quality.shown(skill)} if skill is not None else {}),
+        "dagster/uri": f"s3://{deployment.data_bucket}/{model.archive}",
+        "bytes": model.size,
+        "trained": "elsewhere; its metrics are those of its card",
+        "upload": f"s3://{deployment.uploads_bucket}/{request.manifest_key}",
+        "request": request.request,
+        "card": dict(model.card),
+    }
+
+
 def version_and_metrics(model: ModelVersion) -> dict[str, Any]:
     """For ``fine_tuned_artifact``, the registry's own entries: the only ones when the outcome
     cannot be read any more."""

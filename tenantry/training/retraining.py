@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids
-from tenantry.requests.newest import Moment
+from tenantry.requests.newest import Moment, is_older
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request, now
 from tenantry.workloads.schema import Workload
@@ -164,12 +164,15 @@ def _ask(
     registered = [
         (request.version, request)
         for request in requests
-        if request.status == "registered" and request.version
+        if request.status == "registered" and request.version and request.purpose == "training"
     ]
     if not registered:
         return "nothing registered to train on"
     # The newest by its version's upload: a later upload of the same content does not count.
-    _, latest = max(registered, key=lambda made: (Moment.of(made[0]), made[1].accepted))
+    made, latest = max(registered, key=lambda made: (Moment.of(made[0]), made[1].accepted))
+    if is_older(made, champion.version):
+        # The champion was imported after this upload, whose model would not follow it.
+        return "nothing registered to train on"
     if champion.rolled_back_from is not None and _same_again(
         registry, workload, champion, latest, requests
     ):

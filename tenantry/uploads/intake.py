@@ -355,6 +355,7 @@ def _accept(
         group=group,
         nth=nth,
         traceparent=traceparent,
+        purpose=manifest.purpose,
     )
     return _Outcome(key, name, tenant, new, None)
 

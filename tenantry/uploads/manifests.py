@@ -15,9 +15,10 @@ from urllib.parse import unquote_plus
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.names import ids, s3_keys
+from tenantry.names.purposes import PURPOSES, Purpose
 from tenantry.tracing.spans import continued, span
 from tenantry.workloads.schema import Workload
-from tenantry.workloads.sections import Parameter
+from tenantry.workloads.sections import Imports, Parameter, Upload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -65,7 +66,8 @@ class Manifest:
     """A checked ``manifest.json``; ``uploaded`` is when S3 took it (to the second).
 
     ``left_out`` names listed files that came along by accident, such as ``.DS_Store``: they are not
-    fetched. ``traceparent`` is the trace that its uploader began, empty for none.
+    fetched. ``traceparent`` is the trace that its uploader began, empty for none. With the purpose
+    ``import`` its only file is the archive of a model.
     """
 
     workload: ids.WorkloadName
@@ -76,10 +78,16 @@ class Manifest:
     uploaded: datetime | None = None
     left_out: tuple[str, ...] = ()
     traceparent: str = ""
+    purpose: Purpose = "training"
 
     def group(self, together: Sequence[str]) -> str:
         """Digest of the parameters that all tenants of a pack must share; empty when there are
-        none."""
+        none.
+
+        Imports are a group of their own: they need no job, and so wait for none.
+        """
+        if self.purpose == "import":
+            return "import"
         if not together:
             return ""
         said = json.dumps([self.parameters.get(name) for name in together])
@@ -90,8 +98,11 @@ class Manifest:
         """Digest of the upload's content: its files' names and bytes and its parameters, not their
         order or its id.
 
-        A name may be content, as a picture's is its caption.
+        A name may be content, as a picture's is its caption. An archive's name is none.
         """
+        if self.purpose == "import":
+            said = json.dumps([self.purpose, *(file.sha256 for file in self.files)])
+            return hashlib.sha256(said.encode()).hexdigest()
         files = sorted(
             [unicodedata.normalize("NFC", file.name), file.sha256] for file in self.files
         )
@@ -157,15 +168,42 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
                 f"must agree",
                 code,
             )
-    unknown = set(document) - {"format", "workload", "tenant", "files", "parameters"}
+    unknown = set(document) - {"format", "workload", "tenant", "files", "parameters", "purpose"}
     if unknown:
         raise RefusedUploadError(
             f"manifest.json: unknown field {sorted(unknown)[0][:80]!r}; remove it",
             "manifest_field_unknown",
         )
-    files, left_out = _files(document.get("files"), offered)
-    parameters = _parameters(document.get("parameters", {}), offered.upload.parameters)
-    return Manifest(workload, tenant, upload, files, parameters, left_out=left_out)
+    purpose = _purpose(document.get("purpose", "training"))
+    imports = purpose == "import"
+    files, left_out = _files(
+        document.get("files"), offered.name, _imports_of(offered) if imports else offered.upload
+    )
+    # What a model was made with is told in its archive.
+    declared = {} if imports else offered.upload.parameters
+    parameters = _parameters(document.get("parameters", {}), declared)
+    return Manifest(workload, tenant, upload, files, parameters, left_out=left_out, purpose=purpose)
+
+
+def _purpose(said: Any) -> Purpose:
+    for purpose in PURPOSES:
+        if said == purpose:
+            return purpose
+    raise RefusedUploadError(
+        f"manifest.json: purpose is none of {', '.join(PURPOSES)}; write one of these, or leave it "
+        f"out to have a model made",
+        "purpose_unknown",
+    )
+
+
+def _imports_of(offered: Workload) -> Imports:
+    if offered.imports is None:
+        raise RefusedUploadError(
+            f"{offered.name} takes no models that were trained elsewhere. Upload the data to make "
+            f"one from.",
+            "imports_not_taken",
+        )
+    return offered.imports
 
 
 def _too_large() -> RefusedUploadError:
@@ -179,9 +217,10 @@ def _not_json(constant: str) -> Any:
     raise ValueError(f"{constant} is no JSON number")
 
 
-def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tuple[str, ...]]:
+def _files(
+    listed: Any, workload: str, limits: Upload | Imports
+) -> tuple[tuple[UploadedFile, ...], tuple[str, ...]]:
     """The files of a manifest, and the names of those that are left out."""
-    limits = offered.upload
     if not isinstance(listed, list) or not listed:
         raise RefusedUploadError(
             "manifest.json: files must be a list with at least one file", "manifest_no_files"
@@ -203,9 +242,9 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
             raise RefusedUploadError(
                 f"{where}.name cannot be used; {error}", "file_name_unusable"
             ) from error
-        if Path(name).suffix[1:].lower() not in limits.file_types:
+        if not name.lower().endswith(tuple(f".{kind}" for kind in limits.file_types)):
             raise RefusedUploadError(
-                f"{_shown(name)} is not of a type that {offered.name} takes. Upload files of these "
+                f"{_shown(name)} is not of a type that {workload} takes. Upload files of these "
                 f"types: {', '.join(limits.file_types)}.",
                 "file_type_not_taken",
             )
@@ -230,7 +269,7 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
         )
     if len(files) > limits.max_files:
         raise RefusedUploadError(
-            f"The upload has {len(files)} files; {offered.name} takes at most {limits.max_files}. "
+            f"The upload has {len(files)} files; {workload} takes at most {limits.max_files}. "
             "Upload fewer files.",
             "too_many_files",
         )
@@ -240,7 +279,7 @@ def _files(listed: Any, offered: Workload) -> tuple[tuple[UploadedFile, ...], tu
         )
     if sum(file.size for file in files) > limits.max_bytes:
         raise RefusedUploadError(
-            f"The files have too many bytes together; {offered.name} takes at most "
+            f"The files have too many bytes together; {workload} takes at most "
             f"{limits.max_megabytes:g} MB. Upload fewer or smaller files.",
             "upload_too_large",
         )
@@ -360,6 +399,7 @@ def put_upload(
     upload: ids.UploadId,
     files: Mapping[str, bytes],
     parameters: Mapping[str, str | int | float | bool] | None = None,
+    purpose: Purpose = "training",
 ) -> str:
     """Write an upload as the product's app does: the files, then the manifest. Returns the
     manifest's key.
@@ -381,6 +421,8 @@ def put_upload(
             "tenant": tenant,
             "files": listed,
             "parameters": dict(parameters or {}),
+            # An earlier release refuses the field, rather than train on a model's archive.
+            **({} if purpose == "training" else {"purpose": purpose}),
         }
         # Metadata, not a field: an intake of an earlier release would refuse an unknown field.
         objects.write_json(s3, bucket, key, manifest, {_TRACEPARENT: traceparent})

@@ -111,6 +111,20 @@ def calls_of(workload: Workload) -> BoundedCalls:
     )
 
 
+def manifest_of(deployment: Deployment, workload: Workload, request: Request) -> manifests.Manifest:
+    """The manifest of the upload that a request is made from.
+
+    Raises:
+        manifests.RefusedUploadError: it is there no more, or cannot be used any more.
+    """
+    try:
+        return manifests.read_manifest(deployment, request.manifest_key, {workload.name: workload})
+    except objects.ObjectMissingError as error:
+        raise manifests.RefusedUploadError(
+            "the upload's manifest.json is not there any more; upload again", "manifest_gone"
+        ) from error
+
+
 def make_training_data(
     deployment: Deployment, workload: Workload, request: Request
 ) -> TrainingData:
@@ -130,14 +144,7 @@ def make_training_data(
             owner the reason and the cure.
         CallFailedError: the preparation failed, and the data are not the reason.
     """
-    try:
-        manifest = manifests.read_manifest(
-            deployment, request.manifest_key, {workload.name: workload}
-        )
-    except objects.ObjectMissingError as error:
-        raise manifests.RefusedUploadError(
-            "the upload's manifest.json is not there any more; upload again", "manifest_gone"
-        ) from error
+    manifest = manifest_of(deployment, workload, request)
     if request.version is None:
         raise manifests.RefusedUploadError(
             "this request was refused when it came in; upload again", "refused_before"

@@ -25,6 +25,7 @@ from tenantry.workloads.section import Section
 from tenantry.workloads.sections import (
     Batch,
     Drift,
+    Imports,
     Moment,
     Quality,
     Retraining,
@@ -68,6 +69,7 @@ class Workload(Section):
     batch: Batch
     retraining: Retraining | None = None
     drift: Drift | None = None
+    imports: Imports | None = None
     moment: Moment | None = None
     assets: Mapping[WorkloadAsset, ShownAsset] = Field(
         default_factory=dict,

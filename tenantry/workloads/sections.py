@@ -89,6 +89,31 @@ class Upload(Section):
         return int(self.max_megabytes * 1024 * 1024)
 
 
+class Imports(Section):
+    """Models that were trained elsewhere: who reads their archives, and how large these may be."""
+
+    module: Module = Field(
+        description="a module of the container with take_over(archive, destination, owner, "
+        "environment)"
+    )
+    max_megabytes: float = Field(gt=0, le=512, description="of one archive, as it is uploaded")
+
+    @property
+    def file_types(self) -> tuple[str, ...]:
+        """How the name of an archive ends."""
+        return ("tar.gz",)
+
+    @property
+    def max_files(self) -> int:
+        """A model is one archive."""
+        return 1
+
+    @property
+    def max_bytes(self) -> int:
+        """The limit on an archive, in bytes."""
+        return int(self.max_megabytes * 1024 * 1024)
+
+
 class Pack(Section):
     """When requests become one training job."""
 

@@ -41,9 +41,11 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     objects.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
     tell_tenant(deployment, Notice("model_ready", NAME, tenant, "Your model is ready."))
     shown = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(shown) == 4
+    assert len(shown) == 5
     names: dict[str, Any] = {
         "content": b"customer_id,timestamp,consumption\n",
+        "archive": b"of a model",
+        "digest": objects.sha256(b"of a model"),
         "print": lambda *said: heard.append(said),
     }
     heard: list[Any] = []
@@ -71,11 +73,11 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     with_app = deployment.session.get_credentials()
     assert with_app is not None
     by_sessions = [call for call in calls if call.access_key != with_app.access_key]
-    # The page's own call is acme's; a session is one tenant's.
+    # The page's own calls are acme's; a session is one tenant's.
     tags = dict(
         zip(
             dict.fromkeys(call.access_key for call in by_sessions),
-            ("acme", str(tenant), str(parked)),
+            ("acme", "acme", str(tenant), str(parked)),
             strict=True,
         )
     )

@@ -18,10 +18,13 @@ from PIL import Image
 from containers.diffusion.training.personalisation import nearest
 from demo.portraits import PROMPTS, portraits_tenants
 from demo.product import DemoTenant
+from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.names import ids
+from tenantry.names import ids, s3_keys
+from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.workloads.schema import Workload, read_workloads
+from tests.orchestration.archives import made_elsewhere
 from tests.orchestration.running import (
     at_once,
     metadata_of,
@@ -33,6 +36,7 @@ from tests.orchestration.running import (
 )
 
 DAY = datetime(2026, 3, 12, tzinfo=UTC).date()
+PORTRAITS = ids.workload_name("portraits")
 MADE, FAILED = AssetPartitionStatus.MATERIALIZED.value, AssetPartitionStatus.FAILED.value
 
 
@@ -63,6 +67,38 @@ def huge_png() -> bytes:
     sink = io.BytesIO()
     Image.new("1", (10_000, 10_000)).save(sink, format="png")
     return sink.getvalue()
+
+
+def imports_are_judged(
+    deployment: Deployment, instance: DagsterInstance, portraits: Workload, archive: bytes
+) -> None:
+    """One trained adapter again, as if it had been trained elsewhere: for the endpoint's base, and
+    for others."""
+    archives = {
+        "twin": made_elsewhere(archive),
+        "other-base": made_elsewhere(archive, base="stable-diffusion-xl"),
+        "other-weights": made_elsewhere(archive, base_digest="0" * 64),
+        "unscored": made_elsewhere(archive, metrics={"loss": 0.1}),
+        "not-good": made_elsewhere(archive, metrics={"personalisation": 0.1}),
+    }
+    for name, content in archives.items():
+        TenantClient(deployment, portraits, ids.tenant_id(name)).import_model(content)
+    assert take_in(deployment, instance).accepted == len(archives)
+    (result,) = onboard(deployment, instance, portraits)
+    assert result.success, "operators cannot mend an owner's model"
+    queue = RequestQueue(deployment)
+    rows = {name: queue.of_tenant(PORTRAITS, ids.tenant_id(name))[0] for name in archives}
+    assert {name: (row.status, row.reason_code) for name, row in rows.items()} == {
+        "twin": ("registered", None),
+        "other-base": ("refused", "model_of_other_base"),
+        "other-weights": ("refused", "artifact_unusable"),
+        "unscored": ("refused", "metrics_missing"),
+        "not-good": ("refused", "model_not_good_enough"),
+    }
+    assert "train it again on this base" in str(rows["other-weights"].reason)
+    with TenantClient(deployment, portraits, ids.tenant_id("twin")) as client:
+        answer = client.predict({"prompts": "own", "seed": 3})
+    assert [image["prompt"] for image in answer["images"]] == list(PROMPTS)
 
 
 def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_costs_only_itself(
@@ -122,3 +158,8 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
         )
         assert nearest(styles, pictures(prediction)) == tenant.tenant
         assert shown[tenant.tenant]["pictures"].startswith("![pictures](data:image/png;base64,")
+
+    with TenantClient(deployment, portraits, good[0].tenant) as client:
+        kept = s3_keys.artifact(PORTRAITS, client.tenant, client.champion().version)
+    archive = objects.read_bytes(deployment.s3, deployment.data_bucket, kept, 64 << 20)
+    imports_are_judged(deployment, dagster_instance, portraits, archive)

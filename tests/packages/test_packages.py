@@ -268,8 +268,10 @@ def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
         "orchestration.definitions",
         "containers.forecast.consumption.preparation",
         "containers.forecast.serving.drift",
+        "containers.forecast.serving.imported",
         "containers.example.preparation",
         "containers.example.drift",
+        "containers.diffusion.adapters.imported",
         "containers.diffusion.pictures.preparation",
         "containers.diffusion.pictures.previews",
     )

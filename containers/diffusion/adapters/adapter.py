@@ -10,9 +10,8 @@ a tensor is made.
 import itertools
 import json
 import math
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -21,29 +20,27 @@ from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 from torch import Tensor
 
-from containers.diffusion.adapters.lora import TARGETS, Shape
+from containers.diffusion.adapters.card import MAX_CARD_BYTES, AdapterCard, read_card
+from containers.diffusion.adapters.errors import UnusableAdapterError
+from containers.diffusion.adapters.lora import Shape
 from containers.diffusion.adapters.lora_file import (
     METADATA,
     PEFT,
     UNET,
     LoraFile,
-    UnusableAdapterError,
     metadata_of,
     peft_config,
     read_names,
 )
+from containers.diffusion.adapters.weights_file import (
+    PEFT_CONFIG_FILE,
+    WEIGHTS_FILE,
+    read_header,
+    read_weights,
+)
 
 __all__ = ["Adapter", "AdapterCard", "UnusableAdapterError", "read_adapter", "write_adapter"]
 
-WEIGHTS_FILE: Final = "adapter.safetensors"
-CARD_FILE: Final = "card.json"
-PEFT_CONFIG_FILE: Final = "adapter_config.json"
-"""Where PEFT's ``save_pretrained`` writes layers, ranks and alpha; diffusers writes them in the
-header."""
-
-MAX_WEIGHT_BYTES: Final = 256 * 1024 * 1024
-MAX_HEADER_BYTES: Final = 4 * 1024 * 1024
-MAX_CARD_BYTES: Final = 64 * 1024
 LARGEST_WEIGHT: Final = 1e4
 """No trained low-rank weight comes near this limit. A weight beyond it soon overflows in half
 precision."""
@@ -63,69 +60,6 @@ _ALPHA_DTYPES: Final[Mapping[str, torch.dtype]] = {
     "U8": torch.uint8,
 }
 """Types that a layer's alpha may have; some programs write a whole number."""
-
-
-@dataclass(frozen=True)
-class AdapterCard:
-    """An adapter's description of itself. ``base`` and ``base_digest`` name the weights it
-    corrects."""
-
-    base: str
-    base_digest: str
-    targets: str
-    rank: int
-    subject: str = ""
-    prompts: tuple[str, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The card's fields in ``card.json``; the training runtime adds its own beside them."""
-        return {
-            "base": self.base,
-            "base_digest": self.base_digest,
-            "targets": self.targets,
-            "rank": self.rank,
-            "subject": self.subject,
-            "prompts": list(self.prompts),
-            **self.details,
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "AdapterCard":
-        """Read a card. Raises `UnusableAdapterError` that names the field."""
-
-        def text(name: str, most: int, default: str | None = None) -> str:
-            value = document.get(name, default)
-            if not isinstance(value, str) or len(value) > most:
-                raise _malformed_card(f"{name!r} must be a text of at most {most} characters")
-            return value
-
-        targets, rank, prompts = (
-            text("targets", 100),
-            document.get("rank"),
-            document.get("prompts", []),
-        )
-        if targets not in TARGETS:
-            raise _malformed_card(f"'targets' is {targets!r}; known are {', '.join(TARGETS)}")
-        if type(rank) is not int or not 1 <= rank <= 1024:
-            raise _malformed_card("'rank' must be a whole number from 1 to 1024")
-        if not isinstance(prompts, list) or len(prompts) > 64:
-            raise _malformed_card("'prompts' must be a list of at most 64 texts")
-        if not all(
-            isinstance(prompt, str) and prompt.strip() and len(prompt) <= 1000 for prompt in prompts
-        ):
-            raise _malformed_card(
-                "each of 'prompts' must be a text of 1 to 1000 characters, not all blank"
-            )
-        return cls(
-            text("base", 500),
-            text("base_digest", 64),
-            targets,
-            rank,
-            text("subject", 200, ""),
-            tuple(prompts),
-            {},
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +127,7 @@ def read_adapter(
         UnusableAdapterError: anything is missing, malformed, too large, not finite, or meant for
             another base.
     """
-    document = _card(folder)
+    document = read_card(folder)
     card = AdapterCard.from_json(document)
     if card.base_digest != base_digest:
         raise UnusableAdapterError(
@@ -202,8 +136,8 @@ def read_adapter(
             f" {base_digest[:12]}…: train it again on this base",
             "adapter_base_differs",
         )
-    content = _weights(folder)
-    header = _header(content)
+    content = read_weights(folder)
+    header = read_header(content)
     metadata = header.pop("__metadata__", None)
     if any(name.startswith(PEFT) for name in header) and not (
         isinstance(metadata, dict) and METADATA in metadata
@@ -279,79 +213,6 @@ def _peft_config(folder: Path) -> str | None:
         return path.read_text(errors="replace")
     except OSError:
         return None
-
-
-def _malformed_card(problem: str) -> UnusableAdapterError:
-    return UnusableAdapterError(f"{CARD_FILE}: {problem}", "adapter_card_malformed")
-
-
-def _card(folder: Path) -> dict[str, Any]:
-    path = folder / CARD_FILE
-    try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= MAX_CARD_BYTES else b""
-    except OSError as error:
-        raise UnusableAdapterError(f"{CARD_FILE} is not there", "adapter_card_missing") from error
-    if size > MAX_CARD_BYTES:
-        raise UnusableAdapterError(
-            f"{CARD_FILE} is larger than {MAX_CARD_BYTES} bytes", "adapter_card_too_large"
-        )
-    try:
-        document = json.loads(content)
-        # JSON can contain half a surrogate pair, which is not a character and cannot be encoded.
-        json.dumps(document, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise UnusableAdapterError(f"{CARD_FILE} is not JSON", "adapter_card_not_json") from error
-    if not isinstance(document, dict):
-        raise UnusableAdapterError(f"{CARD_FILE} must be a JSON object", "adapter_card_not_json")
-    return document
-
-
-def _weights(folder: Path) -> bytes:
-    path = folder / WEIGHTS_FILE
-    try:
-        if path.stat().st_size > MAX_WEIGHT_BYTES:
-            raise UnusableAdapterError(
-                f"{WEIGHTS_FILE} is larger than {MAX_WEIGHT_BYTES} bytes", "adapter_too_large"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        others = sorted(entry.name for entry in folder.iterdir())[:5] if folder.is_dir() else []
-        raise UnusableAdapterError(
-            f"{WEIGHTS_FILE} is not there; found "
-            f"{', '.join(ascii(name) for name in others) or 'nothing'}."
-            " Weights are read from safetensors alone, never from pickles",
-            "adapter_weights_missing",
-        ) from error
-
-
-def _header(content: bytes) -> dict[str, Any]:
-    """The file's header (https://huggingface.co/docs/safetensors), with the tensors in file
-    order."""
-    if len(content) < 8:
-        raise _no_safetensors("")
-    (length,) = struct.unpack("<Q", content[:8])
-    if not 2 <= length <= min(MAX_HEADER_BYTES, len(content) - 8):
-        raise _no_safetensors(f": its header would have {length} bytes")
-    try:
-        header = json.loads(content[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
-        raise _no_safetensors(": its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise _no_safetensors(": its header is no object")
-    return dict(sorted(header.items(), key=lambda entry: _offset(entry[1])))
-
-
-def _offset(entry: object) -> int:
-    """Where a tensor begins; -1 for an entry without a position, which a later check refuses."""
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    return offsets[0] if isinstance(offsets, list) and offsets and type(offsets[0]) is int else -1
-
-
-def _no_safetensors(why: str) -> UnusableAdapterError:
-    return UnusableAdapterError(
-        f"{WEIGHTS_FILE} is no safetensors file{why}", "adapter_not_safetensors"
-    )
 
 
 def _checked_ranks(

@@ -17,11 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - as PyTorch's own documentation names it
 from torch import Tensor, nn
 
-TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
-    "attention": ("to_q", "to_k", "to_v", "to_out.0"),
-    "attention+convolutions": ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"),
-}
-"""Names of target sets, and how the names of the layers in them end."""
+from containers.diffusion.adapters.targets import TARGETS
 
 BASE_SLOT: Final = 0
 """The slot that changes nothing: the base alone draws a sample in it."""

@@ -23,8 +23,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
+from containers.diffusion.adapters.errors import UnusableAdapterError
 from containers.diffusion.adapters.lora import Shape
-from containers.runtime.errors import ContainerError
 
 METADATA: Final = "lora_adapter_metadata"
 """Entry of a safetensors header in which diffusers keeps PEFT's ``LoraConfig`` as JSON, each field
@@ -130,15 +130,6 @@ _PATTERN: Final = re.compile(
 )
 """The regular expressions that are tried on layers' names. They have at most one repetition and one
 choice, so that matching cannot take long."""
-
-
-class UnusableAdapterError(ContainerError, ValueError):
-    """The files are not an adapter for this base. The message names the fault; ``code`` is its
-    kind, for programs."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import torch
 
-from containers.diffusion.adapters.lora import TARGETS, LoraLayers
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.adapters.targets import TARGETS
 from containers.diffusion.base.pipeline import DTYPES, TINY, TINY_FOLDER
 
 GIB: Final = 1 << 30

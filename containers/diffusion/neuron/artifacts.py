@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from containers.diffusion.adapters.lora import TARGETS
+from containers.diffusion.adapters.targets import TARGETS
 from containers.diffusion.base.pipeline import DTYPES, UnusableBaseError
 
 FOLDER: Final = "neuron"

@@ -16,7 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from containers.diffusion.adapters.lora import TARGETS, LoraLayers
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.adapters.targets import TARGETS
 from containers.diffusion.base.pipeline import DTYPES, Base, UnusableBaseError, load_base
 from containers.diffusion.neuron.artifacts import DECODER, FOLDER, TEXT_ENCODERS, UNET, CompiledCard
 from containers.diffusion.neuron.graphs import AdaptedUnet, AdapterRow, PictureOfLatents, TextStates

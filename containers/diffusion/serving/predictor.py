@@ -16,7 +16,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from containers.diffusion.adapters.adapter import Adapter, UnusableAdapterError, read_adapter
-from containers.diffusion.adapters.lora import TARGETS, LoraLayers
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.adapters.targets import TARGETS
 from containers.diffusion.base.pipeline import TINY, Base, load_base
 from containers.diffusion.serving.engine import Engine, EngineSettings, Pixels
 from containers.diffusion.serving.request import (

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, Literal, cast
 
-from containers.diffusion.adapters.lora import TARGETS
+from containers.diffusion.adapters.targets import TARGETS
 from containers.diffusion.base.pipeline import DTYPES, TINY
 from containers.diffusion.pictures.preparation import MAX_PROMPTS, RefusedTextError, clean_text
 from containers.runtime.errors import ContainerError

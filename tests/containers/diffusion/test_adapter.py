@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from containers.diffusion.adapters import adapter as adapter_files
+from containers.diffusion.adapters import weights_file
 from containers.diffusion.adapters.adapter import (
     Adapter,
     AdapterCard,
@@ -340,7 +340,7 @@ def test_anything_else_is_refused_with_the_reason(
 def test_a_file_that_is_too_large_is_not_read(
     folder: Path, read: Callable[[Path], Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adapter_files, "MAX_WEIGHT_BYTES", 1000)
+    monkeypatch.setattr(weights_file, "MAX_WEIGHT_BYTES", 1000)
     with pytest.raises(
         UnusableAdapterError, match=r"adapter\.safetensors is larger than 1000 bytes"
     ):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from containers.diffusion.adapters.lora import TARGETS, LoraLayers
+from containers.diffusion.adapters.lora import LoraLayers
+from containers.diffusion.adapters.targets import TARGETS
 from containers.diffusion.base.capacity import (
     PUBLISHED,
     configurations_of,

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.uploads.intake import drain_queue
 from tenantry.uploads.manifests import read_manifest
 from tenantry.workloads.schema import read_workloads
+from tenantry.workloads.skeleton import skeleton
 from tests.tenantry.command_line.conftest import ENERGY, Call, caller, document
 
 
@@ -112,6 +114,39 @@ def test_an_upload_is_followed_to_its_end(
         assert "is registered as version" in result.stdout
     else:
         assert "is refused: the file has one row; at least 48 are needed" in result.stderr
+
+
+def test_a_model_that_was_trained_elsewhere_is_handed_in_as_the_products_app_would(
+    call: Call, deployment: Deployment, tmp_path: Path
+) -> None:
+    archive = tmp_path / "from-a-notebook.tar.gz"
+    archive.write_bytes(b"of a model")
+    arguments = ["import", "acme", str(archive), "--workload", "energy"]
+    digest = objects.sha256(b"of a model")
+    made = document(call(*arguments, "--sha256", digest, "--json"))
+    key = s3_keys.upload_manifest(ENERGY, ids.tenant_id("acme"), ids.upload_id(made["upload"]))
+    manifest = read_manifest(deployment, key, read_workloads())
+    assert (manifest.purpose, manifest.files[0].sha256) == ("import", digest)
+
+    told = call(*arguments, "--sha256", "0" * 64, status=1).stderr
+    assert f"the archive's SHA-256 is {digest}, not 000" in told
+
+
+def test_a_model_that_is_too_large_or_of_another_kind_of_workload_is_not_handed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "model.tar.gz"
+    with archive.open("wb") as large:
+        large.truncate(3 * 1024 * 1024)
+    call = caller(None)
+    arguments = ["import", "acme", str(archive), "--workload"]
+    assert "energy takes at most 2 MB" in call(*arguments, "energy", status=1).stderr
+    folder = tmp_path / "workloads"
+    folder.mkdir()
+    (folder / "footfall.yaml").write_text(skeleton("footfall", "example"))
+    monkeypatch.setenv("TENANTRY_WORKLOADS", str(folder))
+    told = call(*arguments, "footfall", status=1).stderr
+    assert "footfall takes no models that were trained elsewhere; `tenantry upload`" in told
 
 
 def test_an_upload_that_is_not_taken_in_is_waited_for_as_long_as_was_said(

@@ -15,6 +15,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting.route import Route
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys
+from tenantry.names.purposes import Purpose
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request, Status
 from tenantry.training.retraining import ask_for_retraining, occasion_of
@@ -49,14 +50,27 @@ def another_image(workload: Workload) -> Workload:
 
 
 def upload(
-    queue: RequestQueue, tenant: str, days_ago: int, until: Status = "registered", number: int = 1
+    queue: RequestQueue,
+    tenant: str,
+    days_ago: int,
+    until: Status = "registered",
+    number: int = 1,
+    purpose: Purpose = "training",
 ) -> Request:
     """A request from an upload of this many days ago, advanced to the status ``until``."""
     who, at = ids.tenant_id(tenant), NOW - timedelta(days=days_ago)
     request = ids.request_id_of(NAME, who, f"content {number}")
     manifest = s3_keys.upload_manifest(NAME, who, ids.upload_id(f"upload-{number}"))
     assert queue.accept(
-        NAME, who, request, manifest, "bridge", first=number == 1, uploaded=at, group="London"
+        NAME,
+        who,
+        request,
+        manifest,
+        "bridge",
+        first=number == 1,
+        uploaded=at,
+        group="London",
+        purpose=purpose,
     )
     row = queue.get(NAME, who, request)
     assert row is not None
@@ -200,6 +214,20 @@ def test_who_has_an_open_request_or_nothing_registered_is_left_alone(
     assert ask_for_retraining(deployment, retrained(), at=NOW).due == 0, (
         "it is not looked at every night"
     )
+
+
+def test_a_champion_that_was_imported_is_left_alone_and_one_that_an_import_challenged_is_not(
+    deployment: Deployment, queue: RequestQueue, registry: ModelRegistry
+) -> None:
+    for tenant in ("imported", "trained", "only-imported"):
+        data = None if tenant == "only-imported" else upload(queue, tenant, 120)
+        archive = upload(queue, tenant, 100, number=2, purpose="import")
+        champion(registry, archive if tenant != "trained" or data is None else data, 99)
+
+    done = ask_for_retraining(deployment, retrained(), at=NOW)
+    assert dict(done.outcomes) == {"nothing registered to train on": 2, "asked": 1}
+    (asked,) = pending(queue).values()
+    assert (asked.tenant, asked.purpose) == ("trained", "training")
 
 
 def test_a_rolled_back_tenant_is_not_given_the_same_again_but_made_otherwise_or_of_newer_data(

@@ -345,6 +345,48 @@ def test_equal_content_is_one_request_whatever_the_upload_is_called() -> None:
     assert parsed(document(files=files[:1], parameters={"country": "GB"})).request != first.request
 
 
+def imported(**changed: Any) -> dict[str, Any]:
+    archive = file_entry(name="model.tar.gz")
+    return document(**{"files": [archive], "purpose": "import", **changed})
+
+
+def test_an_import_is_one_archive_of_its_own_limits_whatever_its_name() -> None:
+    manifest = parsed(imported())
+    assert (manifest.purpose, manifest.parameters, manifest.group([])) == ("import", {}, "import")
+    renamed = parsed(imported(files=[file_entry(name="again.TAR.GZ")]))
+    assert renamed.request == manifest.request
+    other = parsed(imported(files=[file_entry(name="model.tar.gz", sha256="1" * 64)]))
+    assert other.request != manifest.request
+    assert parsed(document(purpose="training")) == parsed(document())
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (imported(purpose="inference"), "purpose_unknown"),
+        (imported(purpose=None), "purpose_unknown"),
+        (imported(purpose=["import"]), "purpose_unknown"),
+        (imported(files=[file_entry()]), "file_type_not_taken"),
+        (imported(files=[file_entry(name="model.gz")]), "file_type_not_taken"),
+        (imported(files=[file_entry(name=f"{n}.tar.gz") for n in range(2)]), "too_many_files"),
+        (imported(files=[file_entry(name="m.tar.gz", bytes=3 << 20)]), "upload_too_large"),
+        (imported(parameters={"timezone": "UTC"}), "parameter_unknown"),
+        (document(files=[file_entry(name="model.tar.gz")]), "file_type_not_taken"),
+    ],
+)
+def test_an_unusable_import_is_refused_by_its_manifest(said: Any, code: str) -> None:
+    with pytest.raises(RefusedUploadError) as refused:
+        parsed(said)
+    assert refused.value.code == code
+
+
+def test_a_workload_without_imports_says_what_to_do_instead() -> None:
+    without = {"energy": ENERGY.model_copy(update={"imports": None})}
+    with pytest.raises(RefusedUploadError, match="Upload the data to make one") as refused:
+        parsed(imported(), without)
+    assert refused.value.code == "imports_not_taken"
+
+
 # ---- files ---------------------------------------------------------------------------------------
 
 

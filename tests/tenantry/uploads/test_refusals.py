@@ -29,6 +29,11 @@ SECTIONS = {
             "preparation",
         )
     ],
+    "Models that were trained elsewhere": [
+        "tenantry/uploads/imported_model.py",
+        "containers/runtime/archives/imported.py",
+        "containers/diffusion/adapters/imported.py",
+    ],
     "Files of days": ["containers/example/preparation.py"],
 }
 
