@@ -18,18 +18,19 @@ from local_sagemaker.account.rates import USAGES, TypeQuota
 from local_sagemaker.clock import LAPSES
 from local_sagemaker.http.app import application
 from local_sagemaker.http.members import tables
+from local_sagemaker.http.operations import page
 from local_sagemaker.http.server import AbandoningProtocol
 from local_sagemaker.processes.launch import ImagesError
 
 
-class _PrintOperations(argparse.Action):
-    """Print the tables of `members` and exit, as --help does."""
+class _Print(argparse.Action):
+    """Print the text that `const` makes and exit, as --help does."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **more: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        sys.stdout.write(tables())
+        sys.stdout.write(self.const())
         parser.exit()
 
 
@@ -191,8 +192,16 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
     )
     parser.add_argument(
         "--operations",
-        action=_PrintOperations,
+        action=_Print,
+        const=tables,
         help="print what is refused and what is without effect, and exit",
+    )
+    parser.add_argument(
+        "--all-operations",
+        action=_Print,
+        const=page,
+        help="print every operation of the services: executed, refused with its reason, or "
+        "unknown; and exit",
     )
     parser.add_argument("--verbose", action="store_true", help="log every request")
     arguments = parser.parse_args(command_line)

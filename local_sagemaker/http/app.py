@@ -28,6 +28,7 @@ from local_sagemaker.endpoints.models import Models
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.faults.plan import Plan, Strike, Subject
 from local_sagemaker.http.members import refuse_what_is_not_emulated
+from local_sagemaker.http.operations import refused
 from local_sagemaker.http.origins import KnownCallersOnly
 from local_sagemaker.http.protocol import Protocol, WireResponse
 from local_sagemaker.http.server import abandon
@@ -161,17 +162,7 @@ class Emulator:
     ) -> Response:
         perform = operations.get(operation)
         if perform is None:
-            known = operation in protocol.operations
-            what = (
-                "is not emulated by local_sagemaker"
-                if known
-                else f"is not an operation of {protocol.name}"
-            )
-            raise ServiceError(
-                "UnknownOperationException",
-                f"{operation or '(no X-Amz-Target)'} {what}",
-                501 if known else 404,
-            )
+            raise refused(protocol, operation)
         params = protocol.decode(operation, body, (), {})
         refuse_what_is_not_emulated(protocol, operation, params)
         if protocol is self.sagemaker:
@@ -231,12 +222,14 @@ class Emulator:
             )
             return _respond(self.runtime.encode_error(fault))
 
-    async def not_emulated(self, request: Request) -> Response:
-        """The runtime's other operations."""
-        error = ServiceError(
-            "ValidationError",
-            f"{request.method} {request.url.path} is not emulated by local_sagemaker",
-        )
+    async def invoke_with_response_stream(self, _: Request) -> Response:
+        """`POST /endpoints/{EndpointName}/invocations-response-stream`: refused."""
+        error = refused(self.runtime, "InvokeEndpointWithResponseStream")
+        return _respond(self.runtime.encode_error(error))
+
+    async def no_operation(self, request: Request) -> Response:
+        """Paths below `/endpoints/` that no operation of the runtime has."""
+        error = refused(self.runtime, f"{request.method} {request.url.path}")
         return _respond(self.runtime.encode_error(error))
 
     async def health(self, _: Request) -> Response:
@@ -356,7 +349,12 @@ def application(settings: Settings) -> Starlette:
                 emulator.invoke_async,
                 methods=["POST"],
             ),
-            Route("/endpoints/{rest:path}", emulator.not_emulated, methods=["POST"]),
+            Route(
+                "/endpoints/{EndpointName}/invocations-response-stream",
+                emulator.invoke_with_response_stream,
+                methods=["POST"],
+            ),
+            Route("/endpoints/{rest:path}", emulator.no_operation, methods=["POST"]),
             Route("/", emulator.control_plane, methods=["POST"]),
             Route("/_local/health", emulator.health),
             Route("/_local/reset", emulator.reset, methods=["POST"]),

@@ -305,7 +305,19 @@ def _refuse(shape: Any, value: Any, where: str) -> None:
 
 SERVICES = ("sagemaker", "sagemaker-runtime", "application-autoscaling", "cloudwatch")
 """The services that the emulator answers, as botocore names them."""
-_WIDTH = 100  # of the page's lines
+PAGE_WIDTH = 100
+"""Characters in a line of the pages that the code prints."""
+
+
+def executed(protocol: Protocol) -> list[str]:
+    """The operations of a service that the emulator carries out: those whose requests `STRUCTURES`
+    describes."""
+    return [
+        operation
+        for operation in sorted(protocol.operations)
+        if (shape := protocol.model.operation_model(operation).input_shape) is not None
+        and shape.name in STRUCTURES
+    ]
 
 
 def tables() -> str:
@@ -315,13 +327,12 @@ def tables() -> str:
     whole = []
     for service in SERVICES:
         protocol = Protocol(service)
-        for operation in sorted(protocol.operations):
+        for operation in executed(protocol):
             shape = protocol.model.operation_model(operation).input_shape
-            if shape is not None and shape.name in STRUCTURES:
-                rows = list(_rows(shape, operation, set()))
-                lines.extend(rows)
-                whole.extend([] if rows else [f"`{operation}`"])
-    told = textwrap.fill(f"Honoured with all their members: {', '.join(whole)}.", _WIDTH)
+            rows = list(_rows(shape, operation, set()))
+            lines.extend(rows)
+            whole.extend([] if rows else [f"`{operation}`"])
+    told = textwrap.fill(f"Honoured with all their members: {', '.join(whole)}.", PAGE_WIDTH)
     return "\n".join(lines) + f"\n\n{told}\n"
 
 

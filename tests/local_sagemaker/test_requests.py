@@ -4,6 +4,8 @@ behaviour."""
 from __future__ import annotations
 
 import json
+import urllib.error
+import urllib.request
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from tests.local_sagemaker.conftest import (
     ECHO,
     RECORDER,
     ROLE,
+    Emulator,
     create_endpoint_config,
     create_model,
     create_training_job,
@@ -380,3 +383,87 @@ def test_switching_the_profiler_off_changes_nothing(sagemaker: Any, bucket: str)
             TrainingJobName=name, ProfilerConfig={"S3OutputPath": "s3://bucket/p"}
         )
     ended_training_job(sagemaker, name)
+
+
+REFUSED_OPERATIONS: list[tuple[str, str, dict[str, Any], str]] = [
+    (
+        "sagemaker",
+        "delete_training_job",
+        {"TrainingJobName": "j"},
+        (
+            "a job stays on record, and its name stays taken. Leave the job, or forget everything "
+            "with POST /_local/reset."
+        ),
+    ),
+    (
+        "sagemaker",
+        "create_inference_component",
+        {"InferenceComponentName": "c", "EndpointName": "e"},
+        (
+            "an instance of an endpoint runs the model of its production variant only. Name the "
+            "model in a production variant, or serve many from a multi-model container."
+        ),
+    ),
+    (
+        "sagemaker",
+        "list_hyper_parameter_tuning_jobs",
+        {},
+        "it has no tuning jobs. Call CreateTrainingJob once for each set of HyperParameters.",
+    ),
+    (
+        "sagemaker-runtime",
+        "invoke_endpoint_with_response_stream",
+        {"EndpointName": "e", "Body": b"b"},
+        (
+            "it does not stream a container's answer. Call InvokeEndpoint, or InvokeEndpointAsync "
+            "for an answer that takes long."
+        ),
+    ),
+    (
+        "application-autoscaling",
+        "tag_resource",
+        {"ResourceARN": "arn", "Tags": {"k": "v"}},
+        (
+            "a scalable target keeps the tags that it was registered with. Name the tags in "
+            "RegisterScalableTarget; deregister the target first to change them."
+        ),
+    ),
+    (
+        "cloudwatch",
+        "tag_resource",
+        {"ResourceARN": "arn", "Tags": [{"Key": "k", "Value": "v"}]},
+        "it keeps no tags of alarms. Tell alarms apart by AlarmName and AlarmDescription.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("service", "call", "request_", "why"), REFUSED_OPERATIONS)
+def test_a_refused_operation_answers_with_the_reason_and_an_alternative(
+    emulator: Emulator, service: str, call: str, request_: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ClientError) as error:
+        getattr(emulator.client(service), call)(**request_)
+    answer = error.value.response["Error"]
+    assert answer["Code"] == "UnknownOperationException"
+    operation = error.value.operation_name
+    assert answer["Message"] == f"{operation} is not emulated by local_sagemaker: {why}"
+
+
+def test_a_name_that_is_no_operation_says_so(emulator: Emulator) -> None:
+    for path, target, problem in (
+        (
+            "/",
+            {"X-Amz-Target": "SageMaker.CreateTea"},
+            "CreateTea is not an operation of SageMaker",
+        ),
+        ("/", {}, "(no X-Amz-Target) is not an operation of SageMaker"),
+        ("/endpoints/e/tea", {}, "POST /endpoints/e/tea is not an operation of SageMaker Runtime"),
+    ):
+        # The URL is a loopback address.
+        request = urllib.request.Request(  # noqa: S310
+            f"{emulator.url}{path}", data=b"{}", headers=target, method="POST"
+        )
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(request, timeout=30)  # noqa: S310 - the same
+        assert error.value.code == 404
+        assert json.load(error.value)["message"] == problem
