@@ -137,8 +137,6 @@ def _load(
     unavailable, untried = 0, 0
 
     def load(champion: Champion) -> Exception | None:
-        if unavailable >= _FAILURES:
-            return _UntriedError()
         try:
             invoke(deployment, champion.route, dict(workload.serving.smoke_request), hasty=True)
         except (InvocationRefusedError, EndpointFailedError, UnknownShapeError) as error:
@@ -146,14 +144,13 @@ def _load(
         return None
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for champion, error in zip(champions, pool.map(load, champions), strict=True):
-            if isinstance(error, _UntriedError):
-                untried += 1
-            elif error is not None:
-                failed[champion.tenant] = str(error)
-                unavailable += isinstance(error, EndpointFailedError)
+        for start in range(0, len(champions), _AT_ONCE):
+            some = champions[start : start + _AT_ONCE]
+            if unavailable >= _FAILURES:
+                untried += len(some)
+                continue
+            for champion, error in zip(some, pool.map(load, some), strict=True):
+                if error is not None:
+                    failed[champion.tenant] = str(error)
+                    unavailable += isinstance(error, EndpointFailedError)
     return failed, untried
-
-
-class _UntriedError(Exception):
-    """Nothing was asked."""

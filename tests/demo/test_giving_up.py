@@ -22,6 +22,7 @@ TOO_LITTLE = "customer_id,timestamp,consumption\n" + "".join(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_demo_without_a_model_tells_each_reason_and_keeps_its_ui_and_its_folder(
     tmp_path: Path,

@@ -39,6 +39,7 @@ def test_a_demo_stopped_while_a_model_trains_leaves_no_process_behind(
     assert "\x1b" not in demo.said(), "a log has no colours"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_demo_that_was_killed_takes_its_processes_along(demo: RunningDemo) -> None:
     demo.wait(lambda: "The Dagster UI is open" in demo.said(), "Dagster")

@@ -228,6 +228,7 @@ def test_a_change_of_what_a_bucket_or_queue_allows_is_noticed(
     assert survivors(judge, template, policy, asked) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "identity"),
     [

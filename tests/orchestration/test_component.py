@@ -94,6 +94,7 @@ def test_dg_lists_it_and_finds_this_projects_definitions_in_order() -> None:
     assert "All definitions loaded successfully" in checked.stdout
 
 
+@pytest.mark.slow
 def test_what_dg_scaffolds_can_be_used_and_dagsters_own_loader_takes_it(project: Path) -> None:
     made = dg(project, "scaffold", "defs", TYPE, "churn")
     assert made.returncode == 0, made.stdout + made.stderr

@@ -124,7 +124,7 @@ def drawn(base: Base, layers: LoraLayers, weights: Sequence[Any]) -> list[Pixels
     return [picture for job in jobs for picture in job.answer.result()]
 
 
-@pytest.mark.parametrize("kind", ["base", "xl"])
+@pytest.mark.parametrize("kind", ["base", pytest.param("xl", marks=pytest.mark.slow)])
 def test_compiled_graphs_draw_what_the_base_draws_for_adapters_they_were_not_compiled_with(
     kind: str, request: pytest.FixtureRequest
 ) -> None:

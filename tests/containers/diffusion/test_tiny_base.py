@@ -173,6 +173,7 @@ def test_every_word_of_a_caption_is_one_token_and_other_text_is_readable_too(
     assert tokenizer.unk_token_id not in tokenizer("zebras, 7 ü").input_ids[1:-1]
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     whole = make.untrained(seed=4)
     make.train(whole, steps=4, seed=4, folder=tmp_path / "whole", batch=4)

@@ -536,6 +536,7 @@ class Job:
             time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_first_pictures_are_there_while_the_job_goes_on_and_a_stopped_job_is_taken_up(
     training: Training, uploads: list[Path], tmp_path: Path
 ) -> None:
