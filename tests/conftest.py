@@ -1,5 +1,5 @@
-"""One local cloud for the whole test session, emptied for each test that uses it, and a second one
-with a live Dagster."""
+"""One local cloud for the whole test session, emptied for each test that uses it, and another one
+with a live Dagster for each module that needs it."""
 
 from __future__ import annotations
 
@@ -181,11 +181,14 @@ class LiveDagster:
     environment: Mapping[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live_dagster_processes(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[LocalCloud, DagsterProcesses]]:
-    """A separate local cloud and Dagster, started once; tests use ``live_dagster``."""
+    """A separate local cloud and Dagster; tests use ``live_dagster``.
+
+    They end with the module: their daemon, sensors and code server take a quarter of a core.
+    """
     folder = tmp_path_factory.mktemp("live-dagster")
     with running(folder / "cloud", ROOT / "containers") as cloud:
         with pytest.MonkeyPatch.context() as variables:
@@ -216,7 +219,7 @@ def live_dagster(
 ) -> LiveDagster:
     """The live Dagster; ``os.environ`` points every AWS SDK at its cloud while the test runs.
 
-    Tests share its cloud, so each uses its own tenants.
+    A module's tests share its cloud, so each uses its own tenants.
     """
     cloud, dagster = live_dagster_processes
     _point_at(cloud, monkeypatch)

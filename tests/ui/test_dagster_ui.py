@@ -28,7 +28,7 @@ _ONBOARDED_WITHIN: Final = 300.0  # seconds; half a minute on a quiet machine
 _RUN_ENDS_WITHIN: Final = 300.0  # seconds
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[WebDriver]:
     try:
         with chromium() as started:
