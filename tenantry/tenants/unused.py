@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["endpoint", "configuration", "model"]
 _OF_A_WORKLOAD: Final = r"(?:bridge|pool|silo-[0-9a-f]{16})(?:-async)?"
+_AT_REST: Final = frozenset({"InService", "OutOfService", "Failed"})
+"""The statuses in which SageMaker deletes an endpoint; one that changes waits for the next look."""
 _MOST_NOTED: Final = 4000  # endpoints; an item of DynamoDB holds 400 KB
 
 
@@ -58,7 +60,7 @@ def unused_endpoints(deployment: Deployment, workload: Workload, now: datetime) 
     used = _used(deployment, workload)
     found = {
         one: noted.get(one, now.isoformat())
-        for one in sorted(_there(deployment, name) - used)[:_MOST_NOTED]
+        for one in sorted(_there(deployment, name).keys() - used)[:_MOST_NOTED]
     }
     if found != noted:
         deployment.requests.put(item, {"since": found})
@@ -100,8 +102,9 @@ def remove_unused(
     """
     old = now - timedelta(days=after_days)
     removed = list[Unused]()
+    statuses = _there(deployment, ids.workload_name(workload.name))
     for one in unused_endpoints(deployment, workload, now):
-        if one.since <= old:
+        if one.since <= old and statuses.get(one.name) in _AT_REST:
             deregister(deployment, one.name)
             _delete(deployment.sagemaker.delete_endpoint, EndpointName=one.name)
             prefix = s3_keys.endpoint_models_prefix(one.name)
@@ -140,13 +143,13 @@ def _used(deployment: Deployment, workload: Workload) -> set[str]:
     }
 
 
-def _there(deployment: Deployment, workload: ids.WorkloadName) -> set[str]:
-    """The workload's endpoints, by their names. Those of other deployments are left out, and those
-    whose names had to be shortened."""
+def _there(deployment: Deployment, workload: ids.WorkloadName) -> dict[str, str]:
+    """The workload's endpoints by name, each with its status. Those of other deployments are left
+    out, and those whose names had to be shortened."""
     beginning = f"{deployment.prefix}-{workload}-"
     pattern = re.compile(re.escape(beginning) + _OF_A_WORKLOAD)
     return {
-        one["EndpointName"]
+        one["EndpointName"]: one["EndpointStatus"]
         for one in endpoints.endpoints_beginning(deployment, beginning)
         if pattern.fullmatch(one["EndpointName"]) and one["EndpointStatus"] != "Deleting"
     }
