@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from tenantry.capacity.rows import read_rows, write_rows
+from tenantry.capacity.parquet_rows import read_rows, write_rows
 from tenantry.names import ids, s3_keys
 
 if TYPE_CHECKING:

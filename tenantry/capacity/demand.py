@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from tenantry.capacity.rows import read_rows, write_rows
+from tenantry.capacity.parquet_rows import read_rows, write_rows
 from tenantry.capacity.scaled_endpoints import ScaledEndpoint
 from tenantry.names import s3_keys
 
