@@ -128,7 +128,11 @@ def _shared_capacity(
     machines = workload.shared_machines
     # A release that cannot be served does not hold up a change of capacity.
     endpoints.ensure_endpoint(
-        deployment, workload, machines, shape_of(kind), began=datetime.now(UTC)
+        deployment,
+        workload,
+        machines,
+        shape_of(workload, machines.tier, kind),
+        began=datetime.now(UTC),
     )
     shared = scaled_endpoint(deployment.prefix, workload, machines, kind)
     if config.tenant is not None:

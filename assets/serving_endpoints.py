@@ -10,7 +10,7 @@ from orchestration.private_dagster.chosen_partitions import asset_key
 from resources.tenantry_resource import TenantryResource
 from tenantry.hosting import endpoints
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.hosting.shapes.catalogue import real_time_shape
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.shown_assets import WorkloadAsset
 
@@ -34,7 +34,7 @@ def missing_or_changed() -> AutomationCondition[Any]:
 
 
 def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
-    """``serving_endpoint``: the multi-model endpoint of the workload's own tier."""
+    """``serving_endpoint``: the endpoint of the workload's own tier that answers at once."""
 
     @_endpoint_asset(
         workload,
@@ -44,7 +44,10 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
     def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
         return _as_result(
             endpoints.ensure_endpoint(
-                tenantry.deployment, workload, workload.shared_machines, MULTI_MODEL
+                tenantry.deployment,
+                workload,
+                workload.shared_machines,
+                real_time_shape(workload, workload.shared_machines.tier),
             )
         )
 

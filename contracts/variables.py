@@ -6,3 +6,10 @@ from typing import Final
 
 MODELS_URI: Final = "TENANTRY_MODELS_URI"
 """``s3://bucket/prefix/`` of the archives that records name."""
+VERSION: Final = "TENANTRY_VERSION"
+"""The version of the one model that the container serves. Its answers say so, in the header
+``VERSION_HEADER``."""
+VERSION_HEADER: Final = "X-Amzn-SageMaker-Custom-Attributes"
+"""SageMaker hands it on to the caller: API_runtime_InvokeEndpoint, CustomAttributes."""
+VERSION_ATTRIBUTE: Final = "tenantry-version"
+"""The header's value is this name, an equals sign, and the version."""

@@ -25,8 +25,10 @@ from contracts.trace_context import trace_id_of
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
+from tenantry.models.artifacts import placed_key
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names.tiers import machines_of
 from tenantry.serving.moments import of_the_day
 from tenantry.tracing.spans import mark_failed, span
 from tenantry.workloads.schema import Workload
@@ -160,7 +162,8 @@ def _write_input(
     record = Record(model, of_the_day(workload, day))
     kept = s3_keys.artifact(name, champion.tenant, champion.version)
     # A version from before archives were kept lies under its endpoint's prefix alone.
-    placed = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    machines = machines_of(champion.tier, champion.tenant)
+    placed = placed_key(deployment, name, champion.tenant, champion.version, machines)
     destination = s3_keys.batch_model(name, day, batch, champion.tenant, champion.version)
     for source in (kept, placed):
         with suppress(objects.ObjectMissingError):

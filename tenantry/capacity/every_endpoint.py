@@ -76,9 +76,14 @@ def own_endpoint(
     """A silo tenant's own endpoint.
 
     Raises:
-        NoEndpointOfItsOwnError: the tenant has none.
+        NoEndpointOfItsOwnError: the tenant has none, or none with instances.
         NotAsynchronousError: the workload has no asynchronous endpoint.
     """
+    if not shape_of(workload, "silo", kind).has_instances:
+        raise NoEndpointOfItsOwnError(
+            f"the endpoint of {tenant} for {workload.name} is serverless, so it has no instances; "
+            f"hosting.silo.max_concurrency is its limit"
+        )
     scaled = scaled_endpoint(deployment.prefix, workload, Own(tenant), kind)
     if describe_endpoint(deployment, scaled.name) is None:
         raise NoEndpointOfItsOwnError(
@@ -156,18 +161,19 @@ def _others_there(
     shared = [scaled_endpoint(prefix, workload, Shared(tier), kind) for tier in _TIERS]
     found = [(one, statuses[one.name]) for one in shared if one.whose and one.name in statuses]
     of_tiers = {
-        shape_of(each).endpoint_name(prefix, name, Shared(tier))
+        shape_of(workload, tier, each).endpoint_name(prefix, name, Shared(tier))
         for each in ("real_time", "asynchronous")
         for tier in _TIERS
     }
-    if statuses.keys() <= of_tiers:
+    shape = shape_of(workload, "silo", kind)
+    if statuses.keys() <= of_tiers or not shape.has_instances:
         return found
     owners = {
-        shape_of(kind).endpoint_name(prefix, name, Own(champion.tenant)): champion.tenant
+        shape.endpoint_name(prefix, name, Own(champion.tenant)): champion.tenant
         for champion in ModelRegistry(deployment).each_champion(name)
     }
     # A tenant whose first model was refused has an endpoint and no champion.
-    end = "-async" if kind == "asynchronous" else ""
+    end = f"-{shape.end}" if shape.end else ""
     of_a_tenant = re.compile(rf"{re.escape(f'{prefix}-{name}-')}silo-[0-9a-f]{{16}}{end}")
     return found + [
         (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS, settings_of
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.hosting.shapes.catalogue import real_time_shape
 from tenantry.hosting.shapes.shape import VARIANT, Shape
 from tenantry.names import ids
 from tenantry.names.tiers import Machines, Tier
@@ -76,7 +76,7 @@ def scaled_endpoint(
     Raises:
         NotAsynchronousError: the workload has no asynchronous endpoint.
     """
-    name, shape = ids.workload_name(workload.name), shape_of(kind)
+    name, shape = ids.workload_name(workload.name), shape_of(workload, machines.tier, kind)
     whose = str(machines.tenant) if machines.tier == "silo" else machines.tier
     return endpoint_named(
         shape.endpoint_name(prefix, name, machines),
@@ -97,7 +97,7 @@ def endpoint_named(
     return ScaledEndpoint(
         name,
         kind,
-        section or fixed(shape_of(kind).instances(workload, tier)),
+        section or fixed(shape_of(workload, tier, kind).instances(workload, tier)),
         settings.usd_per_hour,
         ids.workload_name(workload.name),
         prefix,
@@ -105,6 +105,6 @@ def endpoint_named(
     )
 
 
-def shape_of(kind: Kind) -> Shape:
-    """The hosting shape of a kind's endpoints."""
-    return MULTI_MODEL if kind == "real_time" else ASYNCHRONOUS
+def shape_of(workload: Workload, tier: Tier, kind: Kind) -> Shape:
+    """The hosting shape of a tier's endpoints of a kind."""
+    return real_time_shape(workload, tier) if kind == "real_time" else ASYNCHRONOUS

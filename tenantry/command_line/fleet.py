@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.catalogue import shapes_of
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids
+from tenantry.names import ids, sagemaker_names
 from tenantry.names.tiers import Shared, SharedTier, Tier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
@@ -176,23 +176,29 @@ def endpoint(
 
 def _usd_per_hour(workload: Workload, name: str) -> float:
     serving = workload.serving
-    if name.endswith("-async") and serving.asynchronous is not None:
+    if name.endswith(f"-{ASYNCHRONOUS.end}") and serving.asynchronous is not None:
         return serving.asynchronous.usd_per_hour
     return serving.usd_per_hour
+
+
+def _models(deployment: Deployment, workload: ids.WorkloadName) -> Counter[str]:
+    """How many champions some machines serve, by the name of their multi-model endpoint."""
+    champions = ModelRegistry(deployment).champions(workload)
+    return Counter(sagemaker_names.without_end(champion.endpoint) for champion in champions)
 
 
 def shared_endpoints(deployment: Deployment, workload: Workload) -> list[EndpointInUse]:
     """The endpoints that tenants of a workload share."""
     name = ids.workload_name(workload.name)
-    models = Counter(champion.endpoint for champion in ModelRegistry(deployment).champions(name))
+    models = _models(deployment, name)
     found = []
     tiers: tuple[SharedTier, ...] = ("bridge", "pool")
     for tier in tiers:
-        at_once = MULTI_MODEL.endpoint_name(deployment.prefix, name, Shared(tier))
-        for shape in shapes_of(workload):
+        for shape in shapes_of(workload, tier):
             its_name = shape.endpoint_name(deployment.prefix, name, Shared(tier))
             cost = _usd_per_hour(workload, its_name)
-            found.append(endpoint(deployment, its_name, models[at_once], cost))
+            count = models[sagemaker_names.without_end(its_name)]
+            found.append(endpoint(deployment, its_name, count, cost))
     return [one for one in found if one is not None]
 
 
@@ -201,10 +207,7 @@ def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[Endpoi
     unused = {
         one.name: one.since for one in unused_endpoints(deployment, workload, datetime.now(UTC))
     }
-    models = Counter(
-        one.endpoint
-        for one in ModelRegistry(deployment).champions(ids.workload_name(workload.name))
-    )
+    models = _models(deployment, ids.workload_name(workload.name))
     prefix = f"{deployment.prefix}-{workload.name}-"
     pages = deployment.sagemaker.get_paginator("list_endpoints").paginate(
         NameContains=prefix, SortBy="CreationTime", SortOrder="Descending"
@@ -214,7 +217,7 @@ def all_endpoints(deployment: Deployment, workload: Workload) -> Iterator[Endpoi
         found = endpoint(
             deployment,
             name,
-            models[name.removesuffix("-async")],
+            models[sagemaker_names.without_end(name)],
             _usd_per_hour(workload, name),
             unused.get(name),
         )

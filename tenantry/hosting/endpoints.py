@@ -12,6 +12,8 @@ from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
+from tenantry.hosting.route import Route
+from tenantry.hosting.safe_updates import deployment_config
 from tenantry.hosting.shapes.shape import Shape
 from tenantry.names import ids
 from tenantry.names.tiers import Machines
@@ -27,8 +29,18 @@ TO_BE_MADE_ANEW: Final = frozenset({"Failed", "Deleting"})
 """The statuses from which an endpoint does not come back."""
 
 
+_FAULTS_OF_A_MODEL: Final = ("health check", "alarm")
+"""SageMaker's words for a container that does not become healthy, and for an alarm that took an
+update back."""
+
+
 class EndpointFailedError(TenantryError, RuntimeError):
     """SageMaker could not bring the endpoint into service; the message holds its reason."""
+
+    @property
+    def judges_the_model(self) -> bool:
+        """Whether the reason is what the endpoint was to serve, and not a lack of machines."""
+        return any(words in str(self).lower() for words in _FAULTS_OF_A_MODEL)
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ def ensure_endpoint(
     *,
     timeout: float = 1800.0,
     began: datetime | None = None,
+    serves: Route | None = None,
 ) -> Endpoint:
     """Bring the endpoint on some machines into service. Create it, or update it where it differs
     from the workload.
@@ -72,13 +85,17 @@ def ensure_endpoint(
         timeout: seconds to wait for it.
         began: when the caller began and read the workload; None for a caller that must make the
             endpoint follow the workload.
+        serves: the route of the version that an endpoint of one version is to serve. Such an
+            endpoint follows it, whenever the caller began.
 
     Raises:
         NotAsynchronousError: the workload has no endpoint of that shape.
         EndpointFailedError: it ended in another state, or took too long.
     """
     name = shape.endpoint_name(deployment.prefix, ids.workload_name(workload.name), machines)
-    wanted = shape.requests(deployment, workload, machines)
+    wanted = shape.requests(deployment, workload, machines, serves)
+    if shape.deploys:
+        began = None
     wanted_config = wanted.config["EndpointConfigName"]
     client = deployment.sagemaker
     described = describe_endpoint(deployment, name)
@@ -97,7 +114,16 @@ def ensure_endpoint(
             create_once(client.create_endpoint, {**endpoint, **tags})
             change = "created"
         else:
-            change = _update(deployment, name, wanted_config, timeout)
+            instances = sum(
+                one.get("CurrentInstanceCount", 0) for one in described["ProductionVariants"]
+            )
+            # Serverless endpoints take no DeploymentConfig.
+            guard = (
+                deployment_config(deployment, workload.hosting.updates, name, instances)
+                if shape.has_instances
+                else None
+            )
+            change = _update(deployment, name, wanted_config, timeout, guard)
     ready = wait_in_service(deployment, name, timeout=timeout)
     if ready["EndpointConfigName"] != wanted_config:
         if began is not None:
@@ -110,9 +136,14 @@ def ensure_endpoint(
 
 
 def _update(
-    deployment: Deployment, name: str, config_name: str, timeout: float
+    deployment: Deployment,
+    name: str,
+    config_name: str,
+    timeout: float,
+    guard: Mapping[str, Any] | None,
 ) -> Literal["created", "updated", "unchanged"]:
-    """Give an endpoint another configuration, unless another process just has.
+    """Give an endpoint another configuration, unless another process just has. ``guard`` is
+    UpdateEndpoint's ``DeploymentConfig``.
 
     Raises:
         EndpointFailedError: it does not come into service, or others keep changing it.
@@ -122,8 +153,12 @@ def _update(
         if current["EndpointConfigName"] == config_name:
             return "unchanged"
         try:
-            deployment.sagemaker.update_endpoint(
-                EndpointName=name, EndpointConfigName=config_name, RetainAllVariantProperties=True
+            update: Any = deployment.sagemaker.update_endpoint
+            update(
+                EndpointName=name,
+                EndpointConfigName=config_name,
+                RetainAllVariantProperties=True,
+                **({} if guard is None else {"DeploymentConfig": guard}),
             )
         except ClientError as error:
             # Another run, or the capacity schedule, has begun a change since the last look.

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError, HTTPClientError
 
+from contracts import variables
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.catalogue import shape_named
 from tenantry.hosting.shapes.shape import RealTimeShape
+from tenantry.names import ids
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -54,10 +56,15 @@ class InvocationRefusedError(TenantryError, ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer, unchanged."""
+    """A model's answer, unchanged.
+
+    ``version`` is the version that answered, where its container says so: one endpoint may serve
+    two while it is updated. Else it is None, and the route's version answered.
+    """
 
     content: bytes
     content_type: str
+    version: ids.Version | None = None
 
 
 def invoke(
@@ -143,7 +150,19 @@ def invoke(
             raise
         with answer["Body"] as stream:
             content: bytes = stream.read()
-        return Answer(content, answer.get("ContentType", ""))
+        said = answer.get("CustomAttributes", "")
+        return Answer(content, answer.get("ContentType", ""), _version_in(said))
+
+
+def _version_in(attributes: str) -> ids.Version | None:
+    """The version that a container of one model says it serves."""
+    name, _, version = attributes.partition("=")
+    if name != variables.VERSION_ATTRIBUTE:
+        return None
+    try:
+        return ids.version_name(version)
+    except ids.InvalidIdError:
+        return None
 
 
 def _send(deployment: Deployment, arguments: dict[str, Any], *, hasty: bool) -> Any:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
-from tenantry.names import ids, s3_keys
+from tenantry.names import ids, s3_keys, sagemaker_names
+from tenantry.names.tiers import Machines
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -75,15 +76,30 @@ def keep(
             return kept
 
 
+def placed_key(
+    deployment: Deployment,
+    workload: ids.WorkloadName,
+    tenant: ids.TenantId,
+    version: ids.Version,
+    machines: Machines,
+) -> str:
+    """The key from which the endpoints on some machines serve a version.
+
+    All of them serve from one prefix, which is named after the multi-model one.
+    """
+    home = sagemaker_names.endpoint_name(deployment.prefix, workload, machines)
+    return s3_keys.endpoint_model(home, tenant, version)
+
+
 def place(
-    deployment: Deployment, model: ModelVersion, endpoint: str, *, verified: bool = False
+    deployment: Deployment, model: ModelVersion, machines: Machines, *, verified: bool = False
 ) -> None:
-    """Copy a version's archive under the prefix that an endpoint serves.
+    """Copy a version's archive under the prefix that the endpoints on some machines serve.
 
     Args:
         deployment: the data bucket.
         model: the version; ``archive`` is where its archive lies.
-        endpoint: the endpoint's name.
+        machines: the endpoints'.
         verified: whether its bytes have just been verified; they are read once more otherwise.
 
     Raises:
@@ -91,7 +107,7 @@ def place(
         ArchiveDiffersError: it does not match its training's promise.
     """
     promise = Promise(model.size, model.sha256)
-    destination = s3_keys.endpoint_model(endpoint, model.tenant, model.version)
+    destination = placed_key(deployment, model.workload, model.tenant, model.version, machines)
     if verified:
         objects.copy(deployment.s3, deployment.data_bucket, model.archive, destination)
         return

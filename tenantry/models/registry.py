@@ -15,7 +15,7 @@ from tenantry.aws.tables import MISSING, ConditionNotMetError
 from tenantry.errors import TenantryError
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
-from tenantry.names import ids, sagemaker_names, table_keys, tiers
+from tenantry.names import ids, table_keys, tiers
 from tenantry.requests.rows import now
 
 if TYPE_CHECKING:
@@ -408,7 +408,8 @@ def _champion(row: Mapping[str, Any]) -> Champion:
             # A row from before other shapes existed names none.
             shape=row.get("shape", MULTI_MODEL.name),
             endpoint=row["endpoint"],
-            target_model=sagemaker_names.target_model(tenant, version),
+            tenant=tenant,
+            version=version,
         ),
         tier=row["tier"],
         previous=ids.Version(row["previous"]) if row.get("previous") else None,

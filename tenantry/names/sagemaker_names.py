@@ -81,9 +81,22 @@ def endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> st
     return _fitted(f"{prefix}-{workload}-{machines.tier}")
 
 
-def async_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> str:
-    """The endpoint there that answers asynchronously."""
-    return _fitted(f"{endpoint_name(prefix, workload, machines)}-async")
+ENDPOINT_ENDS: Final = ("async", "single", "serverless", "managed", "pipeline")
+"""The ends of the names of endpoints of other shapes than multi-model."""
+OF_A_WORKLOAD: Final = rf"(?:bridge|pool|silo-[0-9a-f]{{16}})(?:-(?:{'|'.join(ENDPOINT_ENDS)}))?"
+"""A regular expression of what follows the deployment and the workload in an endpoint's name."""
+
+
+def shaped_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines, end: str) -> str:
+    """The endpoint there of a shape whose names end in one of ``ENDPOINT_ENDS``."""
+    return _fitted(f"{endpoint_name(prefix, workload, machines)}-{end}")
+
+
+def without_end(endpoint: str) -> str:
+    """The name of the multi-model endpoint on the same machines. A name that was shortened stays
+    as it is."""
+    base, _, end = endpoint.rpartition("-")
+    return base if end in ENDPOINT_ENDS else endpoint
 
 
 def content_addressed_name(endpoint: str, content: Mapping[str, Any]) -> str:

@@ -12,9 +12,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws import objects
 from tenantry.capacity.new_endpoints import ensure_endpoints
 from tenantry.hosting import endpoints
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.hosting.route import Route
+from tenantry.hosting.shapes.catalogue import route_in, shape_named
 from tenantry.models.registry import ChampionChangedError, ModelVersion
-from tenantry.names import ids
 from tenantry.names.tiers import Machines, machines_of
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
@@ -33,7 +33,7 @@ class RegistrationStage:
 
     at_work: PackAtWork
     registered: int = 0
-    _endpoints: dict[str, endpoints.Endpoint] = field(default_factory=dict, init=False)
+    _in_service: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         # An endpoint that was changed after this moment is left alone: a release newer than this
@@ -69,9 +69,21 @@ class RegistrationStage:
     def _register(self, member: Member, model: ModelVersion, *, verified: bool) -> None:
         at_work = self.at_work
         try:
-            endpoint = self._endpoint_of(machines_of(model.tier, member.tenant))
-            route = MULTI_MODEL.route(endpoint.name, model.tenant, model.version)
-            done = register(at_work.deployment, at_work.workload, model, route, verified=verified)
+            machines = machines_of(model.tier, member.tenant)
+            route = route_in(
+                at_work.deployment.prefix, at_work.workload, model.tier, model.tenant, model.version
+            )
+            deploys = shape_named(route.shape).deploys
+            if not deploys:
+                self._ensure(route.endpoint, machines)
+            done = register(
+                at_work.deployment,
+                at_work.workload,
+                model,
+                route,
+                verified=verified,
+                deploy=self._deploy if deploys else None,
+            )
         except NotGoodEnoughError as error:
             # Training on the same data again would score the same.
             at_work.fail(
@@ -115,19 +127,24 @@ class RegistrationStage:
                 code="artifact_unusable",
             )
         else:
-            self._tell(member, model, endpoint.name, done)
+            self._tell(member, model, route.endpoint, done)
 
-    def _endpoint_of(self, machines: Machines) -> endpoints.Endpoint:
-        deployment, workload = self.at_work.deployment, self.at_work.workload
-        name = MULTI_MODEL.endpoint_name(
-            deployment.prefix, ids.workload_name(workload.name), machines
-        )
-        if name not in self._endpoints:
-            self._endpoints[name] = ensure_endpoints(deployment, workload, machines, self._began)
-        return self._endpoints[name]
+    def _ensure(self, endpoint: str, machines: Machines) -> None:
+        """Make sure, once in a run, that an endpoint is in service that serves any version."""
+        if endpoint not in self._in_service:
+            at_work = self.at_work
+            ensure_endpoints(at_work.deployment, at_work.workload, machines, self._began)
+            self._in_service.add(endpoint)
+
+    def _deploy(self, machines: Machines, route: Route) -> None:
+        at_work = self.at_work
+        ensure_endpoints(at_work.deployment, at_work.workload, machines, self._began, route)
 
     def _tell(self, member: Member, model: ModelVersion, endpoint: str, done: Registration) -> None:
-        self._checked(member, {"milliseconds": round(done.smoke_milliseconds, 1)}, passed=True)
+        if done.smoke_milliseconds is None:
+            self._checked(member, {"not_asked": "it was not deployed"}, passed=True)
+        else:
+            self._checked(member, {"milliseconds": round(done.smoke_milliseconds, 1)}, passed=True)
         self.registered += 1
         at_work = self.at_work
         metadata = registration_metadata(

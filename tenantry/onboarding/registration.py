@@ -4,7 +4,7 @@ compares it with the champion, and crowns it if it is not worse."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,18 +17,21 @@ from tenantry.errors import TenantryError
 from tenantry.hosting import endpoints
 from tenantry.hosting.invocation import Answer, InvocationRefusedError, invoke
 from tenantry.hosting.route import Route
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.hosting.shapes.catalogue import route_in, shape_named
 from tenantry.models import artifacts
 from tenantry.models.quality import comparable, compared, not_sufficient
 from tenantry.models.registry import Champion, ChampionChangedError, ModelRegistry, ModelVersion
-from tenantry.names import ids, s3_keys
-from tenantry.names.tiers import machines_of
+from tenantry.names import ids
+from tenantry.names.tiers import Machines, machines_of
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _TRIES_AT_THE_POINTER: Final = 5
+Deploy = Callable[[Machines, Route], None]
+"""Brings the version of a route into service on the endpoint of some machines. Raises
+``EndpointFailedError``."""
 
 
 class ArtifactUnusableError(TenantryError, ValueError):
@@ -55,7 +58,8 @@ class Registration:
 
     ``champion`` serves the tenant now; ``crowned`` tells whether it is this artifact. ``reigning``
     is the version it was compared with, if any; ``skill`` and ``champion_skill`` are the compared
-    figures (``Quality.skill``, lower being better).
+    figures (``Quality.skill``, lower being better). ``answer`` is the one to the smoke request,
+    after ``smoke_milliseconds``; None for a version that was not deployed, since it lost.
     """
 
     champion: Champion
@@ -63,8 +67,8 @@ class Registration:
     decision: str
     skill: float | None
     champion_skill: float | None
-    smoke_milliseconds: float
-    answer: Answer
+    smoke_milliseconds: float | None
+    answer: Answer | None
     reigning: ModelVersion | None = None
 
 
@@ -75,17 +79,22 @@ def register(
     route: Route,
     *,
     verified: bool = False,
+    deploy: Deploy | None = None,
 ) -> Registration:
     """Register a version with the tenant's endpoint: place it, ask it, repair a dead run's notes,
     compare it, flip the pointer. A repeated call changes nothing, but puts back an archive that the
     endpoint has lost.
 
+    Where a new version is a deployment, it is compared first. It is deployed and asked only if it
+    becomes champion. If it does not answer, the champion is deployed again.
+
     Args:
         deployment: buckets and clients.
         workload: the smoke request and how quality is compared.
         model: the version.
-        route: how it is asked, on an endpoint in service.
+        route: how it is asked; without ``deploy``, on an endpoint in service.
         verified: whether its archive has just been found to match its training's promise.
+        deploy: brings a route's version into service, where an endpoint serves one version.
 
     Raises:
         objects.ObjectMissingError: its archive is not in S3 (yet).
@@ -96,12 +105,23 @@ def register(
         ChampionChangedError: others kept changing the champion meanwhile.
     """
     registry = ModelRegistry(deployment)
-    _place(deployment, registry, model, route, verified=verified)
-    answer, milliseconds = _ask(deployment, registry, workload, model, route)
+    machines = machines_of(model.tier, model.tenant)
+    _place(deployment, registry, model, machines, verified=verified)
+    asked: _Asked | None = None
+    if deploy is None:
+        asked = _ask(deployment, registry, workload, model, route)
     for _ in range(_TRIES_AT_THE_POINTER):
         champion = registry.champion(model.tenant, model.workload)
         reigning = _healed(registry, model, champion) if champion is not None else None
         verdict = _judge(registry, workload, model, champion, reigning)
+        if deploy is not None and asked is None and (verdict.crown or verdict.is_champion):
+            _deploy(registry, model, route, machines, deploy)
+            try:
+                asked = _ask(deployment, registry, workload, model, route)
+            except ArtifactUnusableError:
+                if champion is not None and champion.endpoint == route.endpoint:
+                    deploy(machines, champion.route)
+                raise
         try:
             serving = _flip(deployment, registry, model, route, champion, reigning, verdict)
         except ChampionChangedError:
@@ -114,8 +134,8 @@ def register(
             champion_skill=(
                 workload.quality.skill(comparable(model, reigning)) if reigning else None
             ),
-            smoke_milliseconds=milliseconds,
-            answer=answer,
+            smoke_milliseconds=asked.milliseconds if asked else None,
+            answer=asked.answer if asked else None,
             reigning=None if verdict.is_champion else reigning,
         )
     raise ChampionChangedError(
@@ -138,16 +158,40 @@ def _place(
     deployment: Deployment,
     registry: ModelRegistry,
     model: ModelVersion,
-    route: Route,
+    machines: Machines,
     *,
     verified: bool,
 ) -> None:
     """Put the archive where the endpoint serves from."""
     try:
-        artifacts.place(deployment, model, route.endpoint, verified=verified)
+        artifacts.place(deployment, model, machines, verified=verified)
     except artifacts.ArchiveDiffersError as error:
         _reject(registry, model, str(error))
         raise ArtifactUnusableError(str(error), error.code) from error
+
+
+def _deploy(
+    registry: ModelRegistry, model: ModelVersion, route: Route, machines: Machines, deploy: Deploy
+) -> None:
+    """Bring a version into service. Raises ``ArtifactUnusableError`` when SageMaker took it back,
+    or could not start it."""
+    try:
+        deploy(machines, route)
+    except endpoints.EndpointFailedError as error:
+        if not error.judges_the_model:
+            raise
+        _reject(registry, model, f"it could not be deployed: {error}")
+        raise ArtifactUnusableError(
+            f"the version could not be deployed: {error}", "model_not_answering"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The answer to the smoke request, and after how many milliseconds."""
+
+    answer: Answer
+    milliseconds: float
 
 
 def _ask(
@@ -156,9 +200,9 @@ def _ask(
     workload: Workload,
     model: ModelVersion,
     route: Route,
-) -> tuple[Answer, float]:
-    """Ask the endpoint once with the version. Returns its answer, and after how many
-    milliseconds."""
+) -> _Asked:
+    """Ask the endpoint once with the version. Raises ``EndpointFailedError`` when another version
+    answers, which another run has deployed meanwhile."""
     began = time.perf_counter()
     try:
         answer = invoke(deployment, route, dict(workload.serving.smoke_request))
@@ -169,7 +213,11 @@ def _ask(
             f"the endpoint refused the model: {error}",
             "model_refused" if judged else "model_not_answering",
         ) from error
-    return answer, (time.perf_counter() - began) * 1000
+    if answer.version not in {None, model.version}:
+        raise endpoints.EndpointFailedError(
+            f"endpoint {route.endpoint} serves version {answer.version}, which was deployed since"
+        )
+    return _Asked(answer, (time.perf_counter() - began) * 1000)
 
 
 def _healed(
@@ -268,11 +316,14 @@ def _reject(registry: ModelRegistry, model: ModelVersion, reason: str) -> None:
 def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion | None) -> None:
     """Put the champion's archive back at its endpoint if it is lost there. An archive that is kept
     nowhere cannot be put back."""
-    placed = s3_keys.endpoint_model(champion.endpoint, champion.tenant, champion.version)
+    machines = machines_of(champion.tier, champion.tenant)
+    placed = artifacts.placed_key(
+        deployment, champion.workload, champion.tenant, champion.version, machines
+    )
     if reigning is None or objects.exists(deployment.s3, deployment.data_bucket, placed):
         return
     with suppress(objects.ObjectMissingError, artifacts.ArchiveDiffersError):
-        artifacts.place(deployment, reigning, champion.endpoint)
+        artifacts.place(deployment, reigning, machines)
 
 
 def roll_back(
@@ -337,20 +388,23 @@ def roll_back(
             f"{', '.join(sorted(versions)) or 'none'}"
         )
     machines = machines_of(previous.tier, tenant)
-    endpoint = MULTI_MODEL.endpoint_name(deployment.prefix, name, machines)
-    found = endpoints.describe_endpoint(deployment, endpoint)
-    if found is None or found["EndpointStatus"] in endpoints.TO_BE_MADE_ANEW:
-        # It was removed, as it served nobody for long (``tenantry.tenants.unused``).
-        ensure_endpoints(deployment, workload, machines, datetime.now(UTC))
-    route = MULTI_MODEL.route(endpoint, tenant, previous.version)
+    route = route_in(deployment.prefix, workload, previous.tier, tenant, previous.version)
+    deploys = shape_named(route.shape).deploys
     try:
-        artifacts.place(deployment, previous, endpoint)
+        artifacts.place(deployment, previous, machines)
     except artifacts.ArchiveDiffersError as error:
         said = f"{tenant} stays with {seen.version}: of {previous.version} {error}"
         raise ArtifactUnusableError(said, error.code) from error
+    found = endpoints.describe_endpoint(deployment, route.endpoint)
+    if deploys or found is None or found["EndpointStatus"] in endpoints.TO_BE_MADE_ANEW:
+        # An endpoint that is missing was removed, as it served nobody for long
+        # (``tenantry.tenants.unused``).
+        ensure_endpoints(deployment, workload, machines, datetime.now(UTC), route)
     try:
         invoke(deployment, route, dict(workload.serving.smoke_request))
     except InvocationRefusedError as error:
+        if deploys and seen.endpoint == route.endpoint:
+            ensure_endpoints(deployment, workload, machines, datetime.now(UTC), seen.route)
         raise ArtifactUnusableError(
             f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}",
             "model_not_answering",

@@ -28,6 +28,7 @@ from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.hosting.invocation import JSON, Answer, EndpointUnavailableError, invoke
 from tenantry.hosting.shapes.asynchronous import settings_of
+from tenantry.hosting.shapes.catalogue import shape_named
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids, s3_keys
 from tenantry.requests.newest import newest_of
@@ -78,7 +79,7 @@ class TenantClient:
 
     Many clients may share ``metrics``, and their counts go out together; its maker closes it.
     ``submitter`` is the deployment with the app's own session, for tenants whose session may not
-    ask the shared asynchronous endpoint.
+    ask a shared endpoint whose container fetches the models itself.
 
     Raises:
         ids.InvalidIdError: ``tenant`` is no tenant's id; the message has the rule.
@@ -249,8 +250,11 @@ class TenantClient:
         parked: Submitted | None = None
         try:
             answer = kept or invoke(
-                self.deployment, champion.route, dict(request), accept, hasty=parks
+                self._asker(champion), champion.route, dict(request), accept, hasty=parks
             )
+            if kept is None and answer.version not in {None, champion.version}:
+                # While a version is deployed, its endpoint serves two.
+                question = replace(question, version=answer.version, repeatable=False)
         except EndpointUnavailableError as unavailable:
             if not parks:
                 raise
@@ -267,6 +271,12 @@ class TenantClient:
         if kept is None and question.repeatable:
             self._later(lambda: self._cache.keep(question, answer, at))
         return answer
+
+    def _asker(self, champion: Champion) -> Deployment:
+        """The deployment whose session asks the champion's endpoint."""
+        if self.submitter is not None and shape_named(champion.route.shape).asked_by_app:
+            return self.submitter
+        return self.deployment
 
     def _park(
         self,

@@ -156,9 +156,9 @@ def registration_metadata(
     """For ``endpoint_registration``: the champion and the reason, and the answer of the endpoint
     called ``endpoint``."""
     quality = workload.quality
-    answer = answer_for_people(done.answer.content)
+    answer = answer_for_people(done.answer.content) if done.answer is not None else None
     return {
-        **({"first_pictures": answer.picture} if answer.picture else {}),
+        **({"first_pictures": answer.picture} if answer and answer.picture else {}),
         "version": model.version,
         **_trace(model),
         "decision": done.decision,
@@ -169,8 +169,12 @@ def registration_metadata(
         **_console(deployment, "endpoints", endpoint),
         "target_model": sagemaker_names.target_model(model.tenant, model.version),
         "dagster/table_name": deployment.models_table,
-        "smoke_milliseconds": round(done.smoke_milliseconds, 1),
-        "first_answer": answer.document,
+        **({"first_answer": answer.document} if answer else {}),
+        **(
+            {"smoke_milliseconds": round(done.smoke_milliseconds, 1)}
+            if done.smoke_milliseconds is not None
+            else {}
+        ),
         **({quality.compared: quality.shown(done.skill)} if done.skill is not None else {}),
         **(
             {f"champion_{quality.compared}": quality.shown(done.champion_skill)}
@@ -191,7 +195,7 @@ def rollback_metadata(champion: Champion, *, by: str, why: str = "") -> dict[str
         "by": by,
         **({"why": why} if why else {}),
         "endpoint": champion.endpoint,
-        "target_model": sagemaker_names.target_model(champion.tenant, champion.version),
+        "target_model": champion.route.target_model,
     }
 
 

@@ -14,7 +14,6 @@ from tenantry.aws import objects
 from tenantry.hosting.endpoints import describe_endpoint
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.catalogue import shapes_of
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
@@ -163,15 +162,15 @@ def _predicted(
 def _serving_usd_per_hour(deployment: Deployment, workload: Workload) -> float:
     """The cost of all instances of the endpoints that the workload's tenants share."""
     name, usd = ids.workload_name(workload.name), 0.0
-    prices: dict[str, float] = {MULTI_MODEL.name: workload.serving.usd_per_hour}
-    if workload.serving.asynchronous is not None:
-        prices[ASYNCHRONOUS.name] = workload.serving.asynchronous.usd_per_hour
-    for shape in shapes_of(workload):
+    serving = workload.serving
+    for shape in shapes_of(workload, workload.shared_machines.tier):
+        asynchronous = serving.asynchronous if shape is ASYNCHRONOUS else None
+        price = (asynchronous or serving).usd_per_hour
         endpoint = shape.endpoint_name(deployment.prefix, name, workload.shared_machines)
         described = describe_endpoint(deployment, endpoint)
         variants = described.get("ProductionVariants", []) if described is not None else []
         instances = sum(variant.get("CurrentInstanceCount", 0) for variant in variants)
-        usd += instances * prices[shape.name]
+        usd += instances * price
     return usd
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tenantry.aws import objects
 from tenantry.capacity.new_endpoints import ensure_endpoints
 from tenantry.hosting.invocation import invoke
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.hosting.shapes.catalogue import route_in
 from tenantry.models import artifacts
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids, tiers
@@ -121,9 +121,9 @@ def move_to_its_tier(deployment: Deployment, workload: Workload, tenant: ids.Ten
             f"version {champion.version} of {tenant} is not in the registry"
         )
     machines = tiers.machines_of(tier, tenant)
-    endpoint = ensure_endpoints(deployment, workload, machines, datetime.now(UTC))
-    artifacts.place(deployment, version, endpoint.name)
-    route = MULTI_MODEL.route(endpoint.name, tenant, champion.version)
+    route = route_in(deployment.prefix, workload, tier, tenant, champion.version)
+    artifacts.place(deployment, version, machines)
+    ensure_endpoints(deployment, workload, machines, datetime.now(UTC), route)
     invoke(deployment, route, dict(workload.serving.smoke_request))
     registry.move(champion, route, tier)
     return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -19,9 +19,11 @@ from botocore.exceptions import ClientError
 
 from tenantry.capacity.registration import deregister
 from tenantry.hosting import endpoints
-from tenantry.hosting.shapes.catalogue import SHAPES
+from tenantry.hosting.safe_updates import forget_guard
+from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
+from tenantry.hosting.shapes.catalogue import real_time_shape
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids, s3_keys, table_keys
+from tenantry.names import ids, s3_keys, sagemaker_names, table_keys
 from tenantry.names.tiers import Machines, machines_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.tenants.deletion import delete_under
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 Kind = Literal["endpoint", "configuration", "model"]
-_OF_A_WORKLOAD: Final = r"(?:bridge|pool|silo-[0-9a-f]{16})(?:-async)?"
 _AT_REST: Final = frozenset({"InService", "OutOfService", "Failed"})
 """The statuses in which SageMaker deletes an endpoint; one that changes waits for the next look."""
 _MOST_NOTED: Final = 4000  # endpoints; an item of DynamoDB holds 400 KB
@@ -106,10 +107,10 @@ def remove_unused(
     for one in unused_endpoints(deployment, workload, now):
         if one.since <= old and statuses.get(one.name) in _AT_REST:
             deregister(deployment, one.name)
+            forget_guard(deployment, one.name)
             _delete(deployment.sagemaker.delete_endpoint, EndpointName=one.name)
-            prefix = s3_keys.endpoint_models_prefix(one.name)
-            delete_under(deployment, deployment.data_bucket, prefix)
             removed.append(one)
+    _delete_archives(deployment, workload, removed)
     for one in unused_parts(deployment, workload):
         if one.since <= old:
             if one.kind == "configuration":
@@ -118,6 +119,21 @@ def remove_unused(
                 _delete(deployment.sagemaker.delete_model, ModelName=one.name)
             removed.append(one)
     return removed
+
+
+def _delete_archives(deployment: Deployment, workload: Workload, removed: Sequence[Unused]) -> None:
+    """Delete the archives of machines that have no endpoint any more. Those of one machine's
+    endpoints serve from one prefix."""
+    if not removed:
+        return
+    left = {
+        sagemaker_names.without_end(one)
+        for one in _used(deployment, workload)
+        | _there(deployment, ids.workload_name(workload.name)).keys()
+    }
+    for home in {sagemaker_names.without_end(one.name) for one in removed} - left:
+        prefix = s3_keys.endpoint_models_prefix(home)
+        delete_under(deployment, deployment.data_bucket, prefix)
 
 
 def _delete(delete: Any, **named: str) -> None:
@@ -132,14 +148,16 @@ def _used(deployment: Deployment, workload: Workload) -> set[str]:
     """The names of endpoints that serve a champion, or will serve what is on its way."""
     name = ids.workload_name(workload.name)
     machines: set[Machines] = {workload.shared_machines}
+    serve = set[str]()
     for served in ModelRegistry(deployment).champions(name):
         machines.add(machines_of(served.tier, served.tenant))
+        serve.add(served.endpoint)
     for owed in RequestQueue(deployment).open(name):
         machines.add(machines_of(owed.tier, owed.tenant))
-    return {
+    return serve | {
         shape.endpoint_name(deployment.prefix, name, one)
-        for shape in SHAPES.values()
         for one in machines
+        for shape in (real_time_shape(workload, one.tier), ASYNCHRONOUS)
     }
 
 
@@ -147,7 +165,7 @@ def _there(deployment: Deployment, workload: ids.WorkloadName) -> dict[str, str]
     """The workload's endpoints by name, each with its status. Those of other deployments are left
     out, and those whose names had to be shortened."""
     beginning = f"{deployment.prefix}-{workload}-"
-    pattern = re.compile(re.escape(beginning) + _OF_A_WORKLOAD)
+    pattern = re.compile(re.escape(beginning) + sagemaker_names.OF_A_WORKLOAD)
     return {
         one["EndpointName"]: one["EndpointStatus"]
         for one in endpoints.endpoints_beginning(deployment, beginning)
@@ -173,7 +191,7 @@ def _made(
     """Configurations or models by their endpoint's name, with the moments when they were made."""
     sagemaker: Any = deployment.sagemaker
     beginning = f"{deployment.prefix}-{workload}-"
-    pattern = re.compile(f"({re.escape(beginning)}{_OF_A_WORKLOAD})-[0-9a-f]{{10}}")
+    pattern = re.compile(f"({re.escape(beginning)}{sagemaker_names.OF_A_WORKLOAD})-[0-9a-f]{{10}}")
     found: dict[str, dict[str, datetime]] = defaultdict(dict)
     for page in sagemaker.get_paginator(listed.operation).paginate(NameContains=beginning):
         for one in page[listed.found]:

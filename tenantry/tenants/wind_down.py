@@ -18,9 +18,10 @@ from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.aws.tables import PARTITION
 from tenantry.capacity.registration import deregister
 from tenantry.hosting import endpoints
+from tenantry.hosting.safe_updates import forget_guard
 from tenantry.hosting.shapes.catalogue import SHAPES
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids, s3_keys, table_keys
+from tenantry.names import ids, s3_keys, sagemaker_names, table_keys
 from tenantry.names.tiers import Shared, SharedTier
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, NotTheirTurnError, Request
@@ -173,8 +174,8 @@ def _delete_endpoints(deployment: Deployment, workload: ids.WorkloadName, done: 
     # which are the workload's.
     served = {champion.endpoint for champion in ModelRegistry(deployment).champions(workload)}
     of_champions = "|".join(map(re.escape, served)) or "(?!)"
-    of_tiers = rf"{re.escape(start)}(?:bridge|pool|silo-[0-9a-f]{{16}})"
-    endpoint = rf"(?:{of_tiers}|{of_champions})(?:-async)?"
+    of_tiers = rf"{re.escape(start)}{sagemaker_names.OF_A_WORKLOAD}"
+    endpoint = rf"(?:{of_tiers}|(?:{of_champions})(?:-async)?)"
     known = (
         r"|".join(
             re.escape(name[:_MAX_OF_AN_ENDPOINT]) for name in _found(sagemaker, endpoint, start)
@@ -208,6 +209,7 @@ def _delete_endpoints(deployment: Deployment, workload: ids.WorkloadName, done: 
             if pattern.fullmatch(name):
                 if listed == "Endpoints":
                     deregister(deployment, name)
+                    forget_guard(deployment, name)
                 try:
                     delete(**{field_name: name})
                 except ClientError as error:
@@ -227,7 +229,8 @@ def _delete_objects(deployment: Deployment, workload: ids.WorkloadName, done: Wo
     data, roots = deployment.data_bucket, [(deployment.uploads_bucket, s3_keys.UPLOADS_ROOT)]
     roots += [(data, root) for root in s3_keys.TENANT_ROOTS]
     prefixes = [(data, f"{root}{workload}/") for root in s3_keys.WORKLOAD_ROOTS]
-    prefixes += [(data, s3_keys.endpoint_models_prefix(name)) for name in done.endpoints]
+    homes = {sagemaker_names.without_end(name) for name in done.endpoints}
+    prefixes += [(data, s3_keys.endpoint_models_prefix(name)) for name in sorted(homes)]
     prefixes += [
         (bucket, f"{tenant}{workload}/")
         for bucket, root in roots

@@ -21,6 +21,8 @@ from tenantry.workloads.documents import Document, UnreadableDocumentError, read
 from tenantry.workloads.faults import field_of, said
 from tenantry.workloads.fields import Container, ImageTag, Module, Owner, Words, WorkloadName
 from tenantry.workloads.folder import COMPONENT_FILE, FOLDER_VARIABLE, folder_of_workloads
+from tenantry.workloads.hosting import Hosting
+from tenantry.workloads.hosting_rules import hosting_fault
 from tenantry.workloads.section import Section
 from tenantry.workloads.sections import (
     Batch,
@@ -66,6 +68,7 @@ class Workload(Section):
     scheduling: Scheduling = Scheduling()
     quality: Quality
     serving: Serving
+    hosting: Hosting = Hosting()
     batch: Batch
     retraining: Retraining | None = None
     drift: Drift | None = None
@@ -109,6 +112,7 @@ class Workload(Section):
                 "container",
                 "usd_per_hour",
                 "park_when_unavailable",
+                "gpu_gigabytes",
             ),
             True,
         )
@@ -117,6 +121,8 @@ class Workload(Section):
             f"{self.serving_container}:{self.image_tag} "
             f"{self.serving.model_dump_json(exclude=left_out)}"
         )
+        if self.hosting != Hosting():
+            said += f" {self.hosting.model_dump_json(exclude={'updates'})}"
         return hashlib.sha256(said.encode()).hexdigest()[:10]
 
     @property
@@ -137,6 +143,12 @@ class Workload(Section):
                 raise ValueError(
                     f"training.pack.together names {name!r}, which is not among upload.parameters"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_hosted(self) -> Workload:
+        if (fault := hosting_fault(self)) is not None:
+            raise ValueError(fault)
         return self
 
     @property

@@ -23,7 +23,7 @@ from tenantry.workloads.fields import (
     environment_fault,
     hyperparameters_fault,
 )
-from tenantry.workloads.instance_types import has_gpu, multi_model_fault
+from tenantry.workloads.instance_types import has_gpu
 from tenantry.workloads.section import Section
 
 
@@ -397,7 +397,7 @@ class Asynchronous(Section):
 
 
 class Serving(Section):
-    """The multi-model endpoint of a shared tier, and of each silo tenant."""
+    """The endpoint of a shared tier, and of each silo tenant, that answers at once."""
 
     instance_type: InstanceType
     usd_per_hour: float = Field(
@@ -410,6 +410,11 @@ class Serving(Section):
     )
     ami_version: AmiVersion | None = Field(
         default=None, description="the endpoints' machine image; AWS's default if none"
+    )
+    gpu_gigabytes: float | None = Field(
+        default=None,
+        gt=0,
+        description="GPU memory that the models' common base and a model need; unchecked if none",
     )
     environment: Mapping[str, str] = Field(default_factory=dict)
     smoke_request: JsonObject = Field(description="a new model has to answer it")
@@ -442,13 +447,6 @@ class Serving(Section):
         if (fault := environment_fault(environment)) is not None:
             raise ValueError(fault)
         return environment
-
-    @field_validator("instance_type")
-    @classmethod
-    def _can_be_multi_model(cls, instance_type: str) -> str:
-        if (fault := multi_model_fault(instance_type)) is not None:
-            raise ValueError(fault)
-        return instance_type
 
     @model_validator(mode="after")
     def _capacity_can_be(self) -> Serving:

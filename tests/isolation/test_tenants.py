@@ -215,9 +215,9 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
             tenant, data.draw(an_id("version_name", "v1", own, other))
         )
         ask("sagemaker:InvokeEndpoint", endpoint, tenant == own, sagemaker__TargetModel=model)
-        silo = (
-            f"{endpoints}/{sagemaker_names.async_endpoint_name('tenantry', workload, Own(tenant))}"
-        )
+        machines = Own(tenant)
+        name = sagemaker_names.shaped_endpoint_name("tenantry", workload, machines, "async")
+        silo = f"{endpoints}/{name}"
         asked.append(
             (
                 Request(

@@ -52,7 +52,7 @@ from containers.runtime.serving.serving_errors import (
     NotFoundError,
     ServingError,
 )
-from contracts import variables
+from contracts import patterns, variables
 from contracts.logs import UnknownLogFormatError, add_log_fields, write_logs
 
 # InvokeEndpoint's body limit in the API's model (botocore) is 6,291,456 bytes. CreateTransformJob
@@ -89,6 +89,7 @@ class Settings:
     evict: bool
     body_bytes: int
     threads: int
+    version: str = ""
 
     @classmethod
     def of_environment(cls) -> "Settings":
@@ -130,7 +131,16 @@ class Settings:
             evict=evict == "lru" or not multi_model,
             body_bytes=limit,
             threads=_whole("TENANTRY_PREDICT_THREADS", os.cpu_count() or 1, 1, 1024),
+            version=_version(),
         )
+
+
+def _version() -> str:
+    """The version of the one model, where the control plane names it. Raises ``ValueError``."""
+    version = os.environ.get(variables.VERSION, "")
+    if version and not patterns.VERSION.fullmatch(version):
+        raise ValueError(f"{variables.VERSION} must be a version's name")
+    return version
 
 
 def _whole(name: str, default: int, smallest: int, largest: int) -> int:
@@ -167,6 +177,10 @@ class ServingApp(Generic[ModelT]):
         self._many = (
             not settings.multi_model and not self._remote and is_model_folder(settings.model_folder)
         )
+        self._said: list[tuple[bytes, bytes]] = []
+        if settings.version:
+            value = f"{variables.VERSION_ATTRIBUTE}={settings.version}"
+            self._said = [(variables.VERSION_HEADER.lower().encode(), value.encode())]
         self._started = time.monotonic()
         self._answers: dict[int, int] = {}
 
@@ -194,12 +208,17 @@ class ServingApp(Generic[ModelT]):
         """Answer one HTTP request."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
-        more: list[tuple[bytes, bytes]] = []
+        more = self._said
         try:
             answer = await self._route(scope, receive)
             status, body, content_type = 200, answer.body, answer.content_type
         except ServingError as error:
-            status, body, content_type, more = error.status, error.body(), _JSON, error.headers()
+            status, body, content_type, more = (
+                error.status,
+                error.body(),
+                _JSON,
+                [*self._said, *error.headers()],
+            )
         except InvalidRequestError as error:
             status, body, content_type = (
                 400,

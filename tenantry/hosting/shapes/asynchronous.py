@@ -6,21 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from contracts import variables
-from contracts.logs import log_environment
 from contracts.records import Record
 from tenantry.errors import TenantryError
 from tenantry.hosting.route import Route
-from tenantry.hosting.shapes.shape import EndpointRequests, Limits, Shape
-from tenantry.names import ids, s3_keys, sagemaker_names
-from tenantry.names.tiers import Machines, Tier
+from tenantry.hosting.shapes.shape import EndpointRequests, Limits, Shape, Wanted
+from tenantry.names import ids, s3_keys
+from tenantry.names.tiers import Tier
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Asynchronous
-
-if TYPE_CHECKING:
-    from tenantry.aws.deployment import Deployment
 
 
 class NotAsynchronousError(TenantryError, LookupError):
@@ -49,40 +45,28 @@ class AsynchronousShape(Shape):
     """
 
     name = "asynchronous"
+    end = "async"
     limits = Limits(max_payload_bytes=10**9, max_answer_seconds=3600, scales_to_zero=True)
     tiers = frozenset(("silo", "bridge", "pool"))
-
-    def endpoint_name(self, prefix: str, workload: ids.WorkloadName, machines: Machines) -> str:
-        """The name of the tier's endpoint, or of the silo tenant's."""
-        return sagemaker_names.async_endpoint_name(prefix, workload, machines)
+    asked_by_app = True
 
     def instances(self, workload: Workload, tier: Tier) -> int:
         """``serving.asynchronous.instances``; one for a silo tenant. Raises
         ``NotAsynchronousError``."""
         return 1 if tier == "silo" else settings_of(workload).instances
 
-    def requests(
-        self, deployment: Deployment, workload: Workload, machines: Machines
-    ) -> EndpointRequests:
-        """The requests for the endpoint on some machines. Raises ``NotAsynchronousError``."""
-        settings, name = settings_of(workload), ids.workload_name(workload.name)
-        endpoint = self.endpoint_name(deployment.prefix, name, machines)
-        models = s3_keys.endpoint_models_prefix(
-            sagemaker_names.endpoint_name(deployment.prefix, name, machines)
-        )
-        models_uri = f"s3://{deployment.data_bucket}/{models}"
+    def _requests(self, wanted: Wanted) -> EndpointRequests:
+        deployment, machines = wanted.deployment, wanted.machines
+        name = ids.workload_name(wanted.workload.name)
+        settings, endpoint = settings_of(wanted.workload), self._endpoint(wanted)
         model = self._model_request(
             endpoint,
             {
                 "ExecutionRoleArn": deployment.async_role,
                 "PrimaryContainer": {
-                    "Image": deployment.image(workload.serving_container, workload.image_tag),
+                    "Image": wanted.image,
                     "Mode": "SingleModel",
-                    "Environment": {
-                        **log_environment(),
-                        **workload.serving.environment,
-                        variables.MODELS_URI: models_uri,
-                    },
+                    "Environment": {**wanted.environment, variables.MODELS_URI: wanted.models_uri},
                 },
                 "EnableNetworkIsolation": False,
             },
@@ -91,15 +75,13 @@ class AsynchronousShape(Shape):
         # says so. IAM holds the tenant's session to the endpoint that bears its tag.
         if machines.tier == "silo":
             output = failures = s3_keys.async_tenant_prefix(name, machines.tenant)
-            tags = [{"Key": "tenantry:tenant", "Value": str(machines.tenant)}]
         else:
             output, failures = s3_keys.ASYNC_ROOT, s3_keys.async_failures_prefix(name)
-            tags = []
         config = self._config_request(
             endpoint,
             {
                 "ProductionVariants": [
-                    self._variant(workload, machines, model["ModelName"], settings.instance_type)
+                    self._variant(wanted, model["ModelName"], settings.instance_type)
                 ],
                 "AsyncInferenceConfig": {
                     "OutputConfig": {
@@ -116,10 +98,10 @@ class AsynchronousShape(Shape):
                         "MaxConcurrentInvocationsPerInstance": settings.concurrent_per_instance
                     },
                 },
-                "Tags": self._config_tags(workload, machines),
+                "Tags": wanted.config_tags,
             },
         )
-        return EndpointRequests(model, config, tags)
+        return EndpointRequests(model, config, wanted.tenant_tags)
 
     def record(self, route: Route, request: Mapping[str, Any]) -> bytes:
         """The input of the endpoint's container: the archive and the request (docs/contracts.md,

@@ -1,68 +1,51 @@
-"""The multi-model endpoint: many tenants' archives below one prefix, loaded when they are asked."""
+"""The multi-model endpoint: many tenants' archives below one prefix, loaded when they are asked;
+alone, or among the containers of a pipeline."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, ClassVar, Final
 
 from contracts.logs import log_environment
 from tenantry.hosting.route import Route
-from tenantry.hosting.shapes.shape import Addressed, EndpointRequests, Limits, RealTimeShape
-from tenantry.names import ids, s3_keys, sagemaker_names
-from tenantry.names.tiers import Machines, Tier
-from tenantry.workloads.schema import Workload
-
-if TYPE_CHECKING:
-    from tenantry.aws.deployment import Deployment
+from tenantry.hosting.shapes.shape import (
+    REAL_TIME,
+    Addressed,
+    EndpointRequests,
+    RealTimeShape,
+    ShapeName,
+    Wanted,
+)
+from tenantry.workloads.hosting import Pipeline, PipelineContainer
 
 
 class MultiModelShape(RealTimeShape):
-    """A multi-model endpoint, asked with a ``TargetModel``.
+    """A multi-model endpoint, asked with a ``TargetModel``."""
 
-    Its limits are 6,291,456 bytes, from the API's model of InvokeEndpoint's Body, and 60 seconds,
-    https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html. Among
-    endpoints that answer at once, only those with inference components scale to zero:
-    https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-zero-instances.html
-    """
-
-    name = "multi_model"
-    limits = Limits(max_payload_bytes=6_291_456, max_answer_seconds=60, scales_to_zero=False)
+    name: ClassVar[ShapeName] = "multi_model"
+    limits = REAL_TIME
     tiers = frozenset(("silo", "bridge", "pool"))
 
-    def endpoint_name(self, prefix: str, workload: ids.WorkloadName, machines: Machines) -> str:
-        """The name of the tier's endpoint, or of the silo tenant's."""
-        return sagemaker_names.endpoint_name(prefix, workload, machines)
-
-    def instances(self, workload: Workload, tier: Tier) -> int:
-        """``serving.instances``; one for a silo tenant."""
-        return 1 if tier == "silo" else workload.serving.instances
-
-    def requests(
-        self, deployment: Deployment, workload: Workload, machines: Machines
-    ) -> EndpointRequests:
-        """The requests for the endpoint on some machines."""
-        endpoint = self.endpoint_name(deployment.prefix, ids.workload_name(workload.name), machines)
-        models = s3_keys.endpoint_models_prefix(endpoint)
+    def _requests(self, wanted: Wanted) -> EndpointRequests:
+        endpoint = self._endpoint(wanted)
         model = self._model_request(
             endpoint,
             {
-                "ExecutionRoleArn": deployment.serving_role,
-                "PrimaryContainer": {
-                    "Image": deployment.image(workload.serving_container, workload.image_tag),
-                    "Mode": "MultiModel",
-                    "ModelDataUrl": f"s3://{deployment.data_bucket}/{models}",
-                    "Environment": {**log_environment(), **workload.serving.environment},
-                },
+                "ExecutionRoleArn": wanted.deployment.serving_role,
+                **self._containers(wanted),
                 "EnableNetworkIsolation": False,
             },
         )
-        variant = self._variant(
-            workload, machines, model["ModelName"], workload.serving.instance_type
+        variant = self._variant(wanted, model["ModelName"])
+        config = self._config_request(
+            endpoint, {"ProductionVariants": [variant], "Tags": wanted.config_tags}
         )
-        tags = self._config_tags(workload, machines)
-        config = self._config_request(endpoint, {"ProductionVariants": [variant], "Tags": tags})
         return EndpointRequests(model, config)
+
+    def _containers(self, wanted: Wanted) -> dict[str, Any]:
+        """CreateModel's members about containers."""
+        return {"PrimaryContainer": _multi_model(wanted)}
 
     def address(self, route: Route, request: Mapping[str, Any] | bytes) -> Addressed:
         """The request itself, for the route's ``TargetModel``."""
@@ -70,4 +53,47 @@ class MultiModelShape(RealTimeShape):
         return Addressed(body, {"TargetModel": route.target_model})
 
 
+class PipelineShape(MultiModelShape):
+    """A serial pipeline with a multi-model container: the containers before it change the request,
+    and those after it the answer.
+
+    SageMaker passes ``TargetModel`` to the multi-model one:
+    https://docs.aws.amazon.com/sagemaker/latest/dg/inference-pipelines.html
+    """
+
+    name = "pipeline"
+    end = "pipeline"
+    tiers = frozenset(("bridge", "pool"))
+
+    def _containers(self, wanted: Wanted) -> dict[str, Any]:
+        section = getattr(wanted.workload.hosting, wanted.machines.tier)
+        if not isinstance(section, Pipeline):
+            raise TypeError(f"hosting.{wanted.machines.tier} is no pipeline")
+        containers = [
+            *(_beside(wanted, one) for one in section.before),
+            _multi_model(wanted),
+            *(_beside(wanted, one) for one in section.after),
+        ]
+        return {"Containers": containers, "InferenceExecutionConfig": {"Mode": "Serial"}}
+
+
+def _multi_model(wanted: Wanted) -> dict[str, Any]:
+    return {
+        "Image": wanted.image,
+        "Mode": "MultiModel",
+        "ModelDataUrl": wanted.models_uri,
+        "Environment": wanted.environment,
+    }
+
+
+def _beside(wanted: Wanted, one: PipelineContainer) -> dict[str, Any]:
+    """A container before or after the multi-model one."""
+    return {
+        "Image": wanted.deployment.image(one.container, one.image_tag),
+        "Mode": "SingleModel",
+        "Environment": {**log_environment(), **one.environment},
+    }
+
+
 MULTI_MODEL: Final = MultiModelShape()
+PIPELINE: Final = PipelineShape()

@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from contracts.logs import log_environment
 from tenantry.hosting.route import Route
-from tenantry.names import ids, sagemaker_names
+from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Machines, Tier
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-ShapeName = Literal["multi_model", "asynchronous"]
+ShapeName = Literal[
+    "multi_model", "single_model", "serverless", "container_managed", "pipeline", "asynchronous"
+]
 VARIANT: Final = "AllTraffic"
 """The name of an endpoint's one production variant."""
 
@@ -31,6 +34,16 @@ class Limits:
     max_payload_bytes: int
     max_answer_seconds: int
     scales_to_zero: bool
+
+
+REAL_TIME: Final = Limits(max_payload_bytes=6_291_456, max_answer_seconds=60, scales_to_zero=False)
+"""Of endpoints with instances that answer at once.
+
+The bytes are from the API's model of InvokeEndpoint's Body, and so are the seconds:
+https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpoint.html. Only
+those with inference components scale to zero:
+https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-zero-instances.html
+"""
 
 
 @dataclass(frozen=True)
@@ -56,35 +69,110 @@ class Addressed:
     arguments: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """An endpoint that is to be made: where, of which workload, on which machines. ``serves`` is
+    the route of its one version, where it has one."""
+
+    deployment: Deployment
+    workload: Workload
+    machines: Machines
+    serves: Route | None
+
+    @property
+    def models_uri(self) -> str:
+        """The prefix of the archives that the endpoints on these machines serve."""
+        home = sagemaker_names.endpoint_name(
+            self.deployment.prefix, ids.workload_name(self.workload.name), self.machines
+        )
+        return f"s3://{self.deployment.data_bucket}/{s3_keys.endpoint_models_prefix(home)}"
+
+    @property
+    def image(self) -> str:
+        """The image of the container that answers."""
+        workload = self.workload
+        return self.deployment.image(workload.serving_container, workload.image_tag)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of that container that all shapes set."""
+        return {**log_environment(), **self.workload.serving.environment}
+
+    @property
+    def config_tags(self) -> list[dict[str, str]]:
+        """The tags of the endpoint's configuration."""
+        return [
+            {"Key": "tenantry:workload", "Value": self.workload.name},
+            {"Key": "tenantry:tier", "Value": self.machines.tier},
+        ]
+
+    @property
+    def tenant_tags(self) -> list[dict[str, str]]:
+        """The tag by which IAM and the bill know a silo tenant's own resources; none for others."""
+        if self.machines.tier != "silo":
+            return []
+        return [{"Key": "tenantry:tenant", "Value": str(self.machines.tenant)}]
+
+
 class Shape(ABC):
     """A way in which SageMaker serves a workload's models.
 
-    ``name`` stands in the registry's rows and never changes. ``tiers`` are the tiers that it may
-    serve. ``tenantry.hosting.endpoints`` has the steps that all shapes share: creating, updating,
-    waiting.
+    - ``name`` stands in the registry's rows and never changes.
+    - ``end`` ends the names of its endpoints (``sagemaker_names.ENDPOINT_ENDS``); empty for none.
+    - ``tiers`` are the tiers that it may serve.
+    - ``deploys`` tells that an endpoint serves one version, so that another is a deployment. Else
+      its endpoint serves whatever archive a route names.
+    - ``has_instances`` tells whether its capacity is counted in instances.
+    - ``asked_by_app`` tells that IAM cannot hold a tenant's session to its own model there, so that
+      the app's own session asks.
+
+    ``tenantry.hosting.endpoints`` has the steps that all shapes share: creating, updating, waiting.
     """
 
     name: ClassVar[ShapeName]
+    end: ClassVar[str] = ""
     limits: ClassVar[Limits]
     tiers: ClassVar[frozenset[Tier]]
+    deploys: ClassVar[bool] = False
+    has_instances: ClassVar[bool] = True
+    asked_by_app: ClassVar[bool] = False
 
-    @abstractmethod
     def endpoint_name(self, prefix: str, workload: ids.WorkloadName, machines: Machines) -> str:
         """The name of its endpoint on some machines; ``prefix`` is the deployment's."""
+        if not self.end:
+            return sagemaker_names.endpoint_name(prefix, workload, machines)
+        return sagemaker_names.shaped_endpoint_name(prefix, workload, machines, self.end)
 
-    @abstractmethod
     def instances(self, workload: Workload, tier: Tier) -> int:
-        """How many instances an endpoint of a tier has when it is made."""
+        """How many instances an endpoint of a tier has when it is made: ``serving.instances``, and
+        one for a silo tenant."""
+        return 1 if tier == "silo" else workload.serving.instances
+
+    def requests(
+        self,
+        deployment: Deployment,
+        workload: Workload,
+        machines: Machines,
+        serves: Route | None = None,
+    ) -> EndpointRequests:
+        """The requests for the endpoint on some machines, as SageMaker takes them.
+
+        ``serves`` is the route of the version that an endpoint of one version serves. Other shapes
+        do not look at it.
+
+        Raises:
+            NotAsynchronousError: the workload has no endpoint of that shape.
+            ValueError: the endpoint serves one version, and none is given.
+        """
+        return self._requests(Wanted(deployment, workload, machines, serves))
 
     @abstractmethod
-    def requests(
-        self, deployment: Deployment, workload: Workload, machines: Machines
-    ) -> EndpointRequests:
-        """The requests for the endpoint on some machines, as SageMaker takes them."""
+    def _requests(self, wanted: Wanted) -> EndpointRequests:
+        """What ``requests`` returns."""
 
     def route(self, endpoint: str, tenant: ids.TenantId, version: ids.Version) -> Route:
         """How a version of a tenant's model is asked on one of its endpoints."""
-        return Route(self.name, endpoint, sagemaker_names.target_model(tenant, version))
+        return Route(self.name, endpoint, tenant, version)
 
     def _model_request(self, endpoint: str, content: Mapping[str, Any]) -> dict[str, Any]:
         return {"ModelName": sagemaker_names.content_addressed_name(endpoint, content), **content}
@@ -96,22 +184,23 @@ class Shape(ABC):
         }
 
     def _variant(
-        self, workload: Workload, machines: Machines, model: str, instance_type: str
+        self, wanted: Wanted, model: str, instance_type: str | None = None
     ) -> dict[str, Any]:
+        """The one variant; ``instance_type`` is ``serving.instance_type`` if not given."""
+        workload = wanted.workload
         chosen = workload.serving.ami_version
         return {
             "VariantName": VARIANT,
             "ModelName": model,
-            "InitialInstanceCount": self.instances(workload, machines.tier),
-            "InstanceType": instance_type,
+            "InitialInstanceCount": self.instances(workload, wanted.machines.tier),
+            "InstanceType": instance_type or workload.serving.instance_type,
             **({} if chosen is None else {"InferenceAmiVersion": chosen}),
         }
 
-    def _config_tags(self, workload: Workload, machines: Machines) -> list[dict[str, str]]:
-        return [
-            {"Key": "tenantry:workload", "Value": workload.name},
-            {"Key": "tenantry:tier", "Value": machines.tier},
-        ]
+    def _endpoint(self, wanted: Wanted) -> str:
+        return self.endpoint_name(
+            wanted.deployment.prefix, ids.workload_name(wanted.workload.name), wanted.machines
+        )
 
 
 class RealTimeShape(Shape):

@@ -323,7 +323,7 @@ CHAMPIONS = st.lists(
         tenant=st.from_regex(r"[a-z0-9]{1,6}", fullmatch=True).map(ids.tenant_id),
         workload=st.just(NAME),
         version=st.sampled_from(["v1", "v2"]).map(ids.version_name),
-        route=st.just(Route("multi_model", "e", "acme/v1.tar.gz")),
+        route=st.just(Route("multi_model", "e", ids.tenant_id("acme"), ids.version_name("v1"))),
         tier=st.sampled_from(["silo", "bridge", "pool"]),
         previous=st.none(),
         since=st.just(now()),

@@ -32,6 +32,9 @@ from tests.tenantry.onboarding.registration import NAME, route_to, trained_versi
 Serving = tuple[Deployment, Workload, Endpoint]
 
 
+ACME = ids.tenant_id("acme"), ids.version_name("v1")
+
+
 @pytest.fixture
 def tenant(serving: Serving, trained_forecasts: list[TrainedForecast]) -> ids.TenantId:
     """A tenant with a champion."""
@@ -158,7 +161,13 @@ def test_a_release_that_cannot_be_served_stops_its_own_update_and_no_registratio
 def test_an_endpoint_that_is_not_there_answers_nothing(serving: Serving) -> None:
     deployment, *_ = serving
     with pytest.raises(EndpointFailedError, match="not found"):
-        invoke(deployment, Route("multi_model", "tenantry-energy-none", "acme/v1.tar.gz"), {})
+        invoke(
+            deployment,
+            Route(
+                "multi_model", "tenantry-energy-none", ids.tenant_id("acme"), ids.version_name("v1")
+            ),
+            {},
+        )
     assert endpoints.describe_endpoint(deployment, "tenantry-energy-none") is None
 
 

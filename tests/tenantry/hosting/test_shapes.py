@@ -99,8 +99,8 @@ def test_only_a_silo_tenants_asynchronous_endpoint_bears_its_tag(tier: Tier) -> 
 
 
 def test_a_workload_has_the_shapes_that_its_file_says() -> None:
-    assert shapes_of(PLAIN) == [MULTI_MODEL]
-    assert shapes_of(FULL) == [MULTI_MODEL, ASYNCHRONOUS]
+    assert shapes_of(PLAIN, "bridge") == [MULTI_MODEL]
+    assert shapes_of(FULL, "bridge") == [MULTI_MODEL, ASYNCHRONOUS]
     with pytest.raises(NotAsynchronousError, match=r"add serving\.asynchronous to energy\.yaml"):
         ASYNCHRONOUS.requests(SOMEWHERE, PLAIN, machines_of("bridge", ACME))
 

@@ -158,8 +158,10 @@ def test_a_row_that_names_no_shape_is_of_the_multi_model_endpoint(registry: Mode
     assert champion.route == Route(
         shape="multi_model",
         endpoint="tenantry-energy-bridge",
-        target_model="acme/20260101t000000-aaaaaaaa.tar.gz",
+        tenant=ACME,
+        version=ids.version_name("20260101t000000-aaaaaaaa"),
     )
+    assert champion.route.target_model == "acme/20260101t000000-aaaaaaaa.tar.gz"
     assert (champion.endpoint, champion.turn) == ("tenantry-energy-bridge", 7)
     assert registry.champions(NAME) == [champion]
     assert registry.champions_of(NAME, [ACME]) == {ACME: champion}

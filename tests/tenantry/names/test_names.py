@@ -244,7 +244,7 @@ def test_names_are_valid_for_sagemaker_however_long_their_parts(
         sagemaker_names.training_job_name(prefix, name, ids.pack_id("p-" + "1" * 40)),
         sagemaker_names.transform_job_name(prefix, name, date(2026, 1, 2), batch),
         sagemaker_names.endpoint_name(prefix, name, machines_of(tier, who)),
-        sagemaker_names.async_endpoint_name(prefix, name, machines_of(tier, who)),
+        sagemaker_names.shaped_endpoint_name(prefix, name, machines_of(tier, who), "async"),
         sagemaker_names.content_addressed_name(
             sagemaker_names.endpoint_name(prefix, name, machines_of(tier, who)), {"tier": tier}
         ),

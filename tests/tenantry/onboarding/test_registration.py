@@ -48,6 +48,7 @@ def test_a_tenants_first_model_is_placed_asked_and_crowned(
         0.8,
         None,
     )
+    assert done.answer is not None
     assert len(json.loads(done.answer.content)["mean"]) == 24
     assert done.champion == ModelRegistry(deployment).champion(tenant, NAME)
     placed = s3_keys.endpoint_model(endpoint.name, tenant, model.version)

@@ -37,6 +37,8 @@ from tests.tenantry.onboarding.registration import NAME
 from tests.tenantry.serving.inference_counts import counted
 from tests.tenantry.serving.tiny_family import MEANS, World, tiny_workload
 
+ACME = ids.tenant_id("acme"), ids.version_name("v1")
+
 
 def mean(answer: Answer) -> float:
     return float(json.loads(answer.content)["mean"])
@@ -277,7 +279,7 @@ def test_a_silo_tenants_endpoint_is_its_own_and_writes_below_its_prefix_alone(wo
     endpoint = ensure_endpoint(deployment, tiny, Own(tenant), ASYNCHRONOUS)
     assert (
         endpoint.name
-        == sagemaker_names.async_endpoint_name("tenantry", NAME, Own(tenant))
+        == sagemaker_names.shaped_endpoint_name("tenantry", NAME, Own(tenant), "async")
         != world.endpoint
     )
     tags = deployment.sagemaker.list_tags(ResourceArn=endpoint.arn)["Tags"]
@@ -516,6 +518,6 @@ def test_an_asynchronous_endpoint_answers_nothing_at_once(world: World) -> None:
     with pytest.raises(
         (EndpointFailedError, InvocationRefusedError, ClientError), match="InvokeEndpointAsync"
     ):
-        invoke(world.deployment, Route("multi_model", world.endpoint, "acme/v1.tar.gz"), {})
+        invoke(world.deployment, Route("multi_model", world.endpoint, *ACME), {})
     with pytest.raises(InvocationRefusedError, match=r"ask it with TenantClient\.submit"):
-        invoke(world.deployment, Route("asynchronous", world.endpoint, "acme/v1.tar.gz"), {})
+        invoke(world.deployment, Route("asynchronous", world.endpoint, *ACME), {})

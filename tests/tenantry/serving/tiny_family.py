@@ -13,6 +13,7 @@ from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys, sagemaker_names, tiers
 from tenantry.names.tiers import machines_of
 from tenantry.serving.client import TenantClient
+from tenantry.workloads.hosting import Hosting
 from tenantry.workloads.schema import Workload, read_workloads
 from tenantry.workloads.sections import Asynchronous, Cache
 from tests.containers.runtime.serving import archive_model
@@ -97,4 +98,5 @@ def tiny_workload(**cache: Any) -> Workload:
             "environment": {},
         }
     )
-    return energy.model_copy(update={"container": "tiny", "serving": serving, "moment": None})
+    changes = {"container": "tiny", "serving": serving, "moment": None, "hosting": Hosting()}
+    return energy.model_copy(update=changes)

@@ -302,7 +302,7 @@ def test_an_occasion_keeps_its_name_within_a_stretch_and_has_another_in_the_next
         ids.tenant_id("acme"),
         NAME,
         ids.version_name("v1"),
-        Route("multi_model", "e", "acme/v1.tar.gz"),
+        Route("multi_model", "e", ids.tenant_id("acme"), ids.version_name("v1")),
         "bridge",
         None,
         NOW,
