@@ -111,7 +111,13 @@ class ServingContainer:
         if self.spec.compressed:
             archive = self.folder / "tmp" / "model.tar.gz"
             download(s3, data, archive)
-            extract(archive, model, self._cloud.settings.archive_limit_bytes)
+            try:
+                extract(archive, model, self._cloud.settings.archive_limit_bytes)
+            except DataError as error:
+                raise InstanceFailedError(
+                    f'Failed to extract model data archive from URL "{data.uri}". Please ensure '
+                    f"that the object located at the URL is a valid tar.gz archive: {error}"
+                ) from error
             archive.unlink()
         elif data.key.endswith("/"):
             download_all(s3, list_prefix(s3, data), model, self._cloud.transfers)

@@ -29,9 +29,9 @@ TO_BE_MADE_ANEW: Final = frozenset({"Failed", "Deleting"})
 """The statuses from which an endpoint does not come back."""
 
 
-_FAULTS_OF_A_MODEL: Final = ("health check", "alarm")
-"""SageMaker's words for a container that does not become healthy, and for an alarm that took an
-update back."""
+_FAULTS_OF_A_MODEL: Final = ("health check", "extract model data archive", "alarm")
+"""SageMaker's words for a container that does not become healthy, for an archive that it cannot
+read, and for an alarm that took an update back."""
 
 
 class EndpointFailedError(TenantryError, RuntimeError):
