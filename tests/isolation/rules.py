@@ -91,8 +91,8 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "record@own",
             "s3:PutObject": "uploads@own archive@own cache@own question@own record@own",
             "dynamodb:GetItem dynamodb:Query": "RequestsTable@own ModelsTable@own",
-            "sagemaker:InvokeEndpoint": "endpoint@own",
-            "sagemaker:InvokeEndpointAsync": "tagged-endpoint@own",
+            "sagemaker:InvokeEndpoint": "endpoint@own tagged-endpoint@own tagged-single@own",
+            "sagemaker:InvokeEndpointAsync": "tagged-endpoint@own tagged-single@own",
             "cloudwatch:PutMetricData": "metric:Tenantry",
         }
     ],
@@ -103,7 +103,12 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "cloudformation:DescribeStacks": "stack",
         }
     ],
-    "AsyncClientPolicy": [{"sagemaker:InvokeEndpointAsync": "async-endpoint tagged-endpoint"}],
+    "AsyncClientPolicy": [
+        {
+            "sagemaker:InvokeEndpointAsync": "async-endpoint tagged-endpoint",
+            "sagemaker:InvokeEndpoint": "managed-endpoint",
+        }
+    ],
     "OrchestratorPolicy": [
         {
             "s3:GetObject": f"uploads {_ALL_DATA}",
@@ -126,6 +131,7 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "sagemaker:StopTrainingJob "
             "sagemaker:StopTransformJob sagemaker:UpdateEndpoint "
             "sagemaker:UpdateEndpointWeightsAndCapacities": "endpoint async-endpoint "
+            "managed-endpoint tagged-single "
             "tagged-endpoint endpoint-config model "
             "training-job transform-job",
             **CAPACITY,
@@ -153,6 +159,7 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "sagemaker:DescribeEndpoint sagemaker:DescribeTrainingJob sagemaker:InvokeEndpoint "
             "sagemaker:InvokeEndpointAsync sagemaker:StopTrainingJob "
             "sagemaker:UpdateEndpointWeightsAndCapacities": "endpoint async-endpoint "
+            "managed-endpoint tagged-single "
             "tagged-endpoint training-job",
             **CAPACITY,
             "sagemaker:ListEndpoints sagemaker:ListTrainingJobs": "any",
@@ -164,7 +171,8 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "s3:DeleteObject": f"uploads {_ALL_DATA}",
             "dynamodb:Scan": "RequestsTable ModelsTable",
             "sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig sagemaker:DeleteModel": (
-                "endpoint async-endpoint tagged-endpoint endpoint-config model"
+                "endpoint async-endpoint managed-endpoint tagged-single tagged-endpoint "
+                "endpoint-config model"
             ),
             "application-autoscaling:DeregisterScalableTarget": "scalable-target",
             "cloudwatch:DeleteAlarms": "alarm@own",
@@ -310,9 +318,15 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         yield Target(
             "tagged-endpoint", whose, f"{sagemaker}:endpoint/tenantry-energy-silo-0123-async", tag
         )
+        yield Target(
+            "tagged-single", whose, f"{sagemaker}:endpoint/tenantry-energy-silo-0123-single", tag
+        )
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge", {})
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge-async-2", {})
     yield Target("async-endpoint", "all", f"{sagemaker}:endpoint/tenantry-energy-bridge-async", {})
+    yield Target(
+        "managed-endpoint", "all", f"{sagemaker}:endpoint/tenantry-energy-bridge-managed", {}
+    )
     for kind in ("endpoint-config", "model", "training-job", "transform-job"):
         yield Target(kind, "all", f"{sagemaker}:{kind}/tenantry-energy-x", {})
     foreign_tag = {"aws:ResourceTag/tenantry:tenant": own}

@@ -17,14 +17,19 @@ from tenantry.capacity.registration import deregister, registered
 from tenantry.capacity.scaled_endpoints import scaled_endpoint
 from tenantry.capacity.timetable import Bounds, bounds_at
 from tenantry.hosting.endpoints import Endpoint, ensure_endpoint
+from tenantry.hosting.shapes.catalogue import route_in
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.hosting.shapes.single_model import SINGLE_MODEL
+from tenantry.models.artifacts import place
 from tenantry.names import ids
 from tenantry.names.tiers import Own, Shared
 from tenantry.shown.capacity_view import CHECK
 from tenantry.tenants.unused import unused_endpoints
 from tenantry.workloads.capacity import EndpointCapacity
 from tenantry.workloads.schema import Workload
+from tests.conftest import TrainedForecast
 from tests.orchestration.running import run
+from tests.tenantry.onboarding.registration import trained_version
 
 JOB = "energy_endpoint_capacity"
 KEY = asset_key("energy", "endpoint_capacity")
@@ -102,7 +107,9 @@ def test_an_operators_number_is_given_and_ended_in_the_ui(
 
 
 def test_a_silo_tenants_endpoint_is_a_row_and_takes_an_operators_number(
-    serving: tuple[Deployment, Workload, Endpoint], dagster_instance: DagsterInstance
+    serving: tuple[Deployment, Workload, Endpoint],
+    dagster_instance: DagsterInstance,
+    trained_forecasts: list[TrainedForecast],
 ) -> None:
     deployment, energy, endpoint = serving
     acme = Own(ids.tenant_id("acme"))
@@ -112,7 +119,12 @@ def test_a_silo_tenants_endpoint_is_a_row_and_takes_an_operators_number(
         return run(dagster_instance, JOB, {"ops": ops}).success
 
     assert not materialize(tenant="acme", instances=2), "it has no endpoint of its own"
-    own = ensure_endpoint(deployment, energy, acme, MULTI_MODEL)
+    model = trained_version(
+        deployment, acme.tenant, 1, trained_forecasts[0].archive, {}, tier="silo"
+    )
+    place(deployment, model, acme)
+    route = route_in(deployment.prefix, energy, "silo", model.tenant, model.version)
+    own = ensure_endpoint(deployment, energy, acme, SINGLE_MODEL, serves=route)
     assert materialize(tenant="acme", instances=2)
     first = shown(dagster_instance)
     assert (first["endpoint"], first["other_endpoints"]) == (endpoint.name, 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tenantry.capacity.every_endpoint import (
     NoEndpointOfItsOwnError,
@@ -27,6 +29,7 @@ from tenantry.onboarding.registering import RegistrationStage
 from tenantry.requests.queue import RequestQueue
 from tenantry.shown.capacity_view import others_in_words, others_metadata, others_that_differed
 from tenantry.shown.report import ONBOARDING
+from tenantry.workloads.folder import FOLDER, FOLDER_VARIABLE
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Serving
 from tests.tenantry.capacity.test_registration import FORECAST, with_history
@@ -48,6 +51,15 @@ def saying(workload: Workload, **sections: Any) -> Workload:
     if (below := sections.pop("asynchronous_silo", None)) is not None:
         said["asynchronous"]["silo_capacity"] = below
     return workload.model_copy(update={"serving": Serving.model_validate(said | sections)})
+
+
+@pytest.fixture(autouse=True)
+def one_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line reads a file of energy whose tiers are all multi-model."""
+    file = yaml.safe_load((FOLDER / "energy.yaml").read_text())
+    del file["hosting"]
+    (tmp_path / "energy.yaml").write_text(yaml.safe_dump(file))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
 
 
 @pytest.fixture(scope="module")
