@@ -6,7 +6,6 @@ Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEnd
 (an error names its container).
 """
 
-import random
 from typing import Any
 
 from local_sagemaker.account.cloud import Cloud
@@ -19,6 +18,7 @@ from local_sagemaker.endpoints.pipeline import (
     AnswerTooLargeError,
     Invocation,
 )
+from local_sagemaker.endpoints.traffic import any_variant, named_variant
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
 
@@ -54,7 +54,7 @@ class Invocations:
                 variant.record(name, value, unit, container=hostname)
 
         record("Invocations", 1.0)
-        variant.record("InvocationsPerInstance", 1.0 / max(len(variant.instances), 1))
+        variant.record("InvocationsPerInstance", 1.0 / max(len(variant.serving), 1))
         headers = {name: params[member] for member, name in _FORWARDED if member in params}
         failed = ""
         invocation: Invocation | None = None
@@ -116,17 +116,16 @@ class Invocations:
                 f"AsyncInferenceConfig and takes asynchronous "
                 "invocations only. Use InvokeEndpointAsync."
             )
+        shift = self._endpoints.shift(endpoint)
         if target_variant is not None:
-            if target_variant not in fleet:
+            named = named_variant(fleet, shift, target_variant)
+            if named is None:
                 raise _refused(f"Variant {target_variant} of endpoint {endpoint} not found.")
-            return fleet[target_variant]
-        variants = list(fleet.values())
-        if len(variants) == 1:
-            return variants[0]
-        weights = [variant.document["CurrentWeight"] for variant in variants]
-        if not any(weights):
+            return named
+        drawn = any_variant(fleet, shift)
+        if drawn is None:
             raise _refused(f"No variant of endpoint {endpoint} has a weight above zero.")
-        return random.choices(variants, weights)[0]  # noqa: S311 - sharing traffic is no secret
+        return drawn
 
 
 async def _send(

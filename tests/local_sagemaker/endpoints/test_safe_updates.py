@@ -1,0 +1,216 @@
+"""Updates of endpoints with a DeploymentConfig, through boto3 unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from infrastructure.local_cloud import LocalCloud
+from tests.local_sagemaker.conftest import (
+    Emulator,
+    create_endpoint_config,
+    create_model,
+    made_endpoints,
+    running_emulator,
+    settled_endpoint,
+    unique,
+    wait_for,
+)
+from tests.local_sagemaker.endpoints.load import under_load
+
+Endpoint = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def cloud(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator on which a minute of AWS's passes in two seconds."""
+    state = tmp_path_factory.mktemp("updates") / "state"
+    yield from running_emulator(
+        local_cloud, state, "--time-lapse", "30", "--metrics-seconds", "0.5"
+    )
+
+
+@pytest.fixture(scope="module")
+def sagemaker(cloud: Emulator) -> Any:
+    return cloud.client("sagemaker")
+
+
+@pytest.fixture(scope="module")
+def runtime(cloud: Emulator) -> Any:
+    return cloud.client("sagemaker-runtime")
+
+
+@pytest.fixture(scope="module")
+def cloudwatch(cloud: Emulator) -> Any:
+    return cloud.client("cloudwatch")
+
+
+@pytest.fixture
+def endpoint(sagemaker: Any) -> Iterator[Endpoint]:
+    yield from made_endpoints(sagemaker)
+
+
+def version(sagemaker: Any, name: str, instances: int = 1, **environment: str) -> str:
+    """A configuration whose containers tell this version."""
+    model = create_model(sagemaker, Environment={"ECHO_VERSION": name, **environment})
+    return create_endpoint_config(sagemaker, model, instances=instances)
+
+
+def blue_green(kind: str, wait: int = 60, **more: Any) -> dict[str, Any]:
+    routing = {"Type": kind, "WaitIntervalInSeconds": wait, **more}
+    return {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}}
+
+
+def percent(value: int) -> dict[str, Any]:
+    return {"Type": "CAPACITY_PERCENT", "Value": value}
+
+
+def count(value: int) -> dict[str, Any]:
+    return {"Type": "INSTANCE_COUNT", "Value": value}
+
+
+def guarded(config: dict[str, Any], *alarms: str) -> dict[str, Any]:
+    return config | {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": a} for a in alarms]}}
+
+
+def put_alarm(cloudwatch: Any, endpoint: str, config: str) -> str:
+    """An alarm on errors of the new fleet alone."""
+    name = unique("alarm")
+    cloudwatch.put_metric_alarm(
+        AlarmName=name,
+        Namespace="AWS/SageMaker",
+        MetricName="Invocation4XXErrors",
+        Dimensions=[
+            {"Name": "EndpointName", "Value": endpoint},
+            {"Name": "VariantName", "Value": "variant-1"},
+            {"Name": "EndpointConfigName", "Value": config},
+        ],
+        Statistic="Sum",
+        Period=60,
+        EvaluationPeriods=1,
+        Threshold=0,
+        ComparisonOperator="GreaterThanThreshold",
+        TreatMissingData="notBreaching",
+    )
+    return name
+
+
+def stage(sagemaker: Any, name: str, wanted: str) -> Any:
+    """The description of an endpoint whose new fleet is in this stage."""
+
+    def at(description: Any) -> bool:
+        (variant,) = description.get("PendingDeploymentSummary", {}).get(
+            "ProductionVariants", [None]
+        )
+        return bool(variant) and variant["VariantStatus"][0]["Status"] == wanted
+
+    return wait_for(lambda: sagemaker.describe_endpoint(EndpointName=name), at)
+
+
+@pytest.mark.parametrize(
+    ("policy", "instances", "first"),
+    [
+        (blue_green("ALL_AT_ONCE", 30), 1, 1.0),
+        (blue_green("CANARY", 60, CanarySize=percent(30)), 1, 0.3),
+        (blue_green("LINEAR", 30, LinearStepSize=count(1)), 2, 0.5),
+        (
+            {"RollingUpdatePolicy": {"MaximumBatchSize": count(1), "WaitIntervalInSeconds": 30}},
+            2,
+            0.5,
+        ),
+    ],
+    ids=["all at once", "canary", "linear", "rolling"],
+)
+def test_an_update_shifts_the_traffic_step_by_step_and_loses_no_request(
+    sagemaker: Any,
+    runtime: Any,
+    cloud: Emulator,
+    endpoint: Endpoint,
+    policy: dict[str, Any],
+    instances: int,
+    first: float,
+) -> None:
+    name = endpoint(version(sagemaker, "old", instances))
+    new = version(sagemaker, "new", instances)
+    with under_load(runtime, name) as load:
+        wait_for(lambda: load.versions["old"], lambda answers: answers > 5)
+        sagemaker.update_endpoint(
+            EndpointName=name, EndpointConfigName=new, DeploymentConfig=policy
+        )
+        seen = stage(sagemaker, name, "Baking")
+        load.forget()
+        assert seen["EndpointStatus"] == "Updating"
+        assert seen["EndpointConfigName"] != new
+        (old,) = seen["ProductionVariants"]
+        assert old["CurrentWeight"] == pytest.approx(1 - first)
+        pending = seen["PendingDeploymentSummary"]
+        (variant,) = pending["ProductionVariants"]
+        assert pending["EndpointConfigName"] == new
+        assert variant["CurrentWeight"] == pytest.approx(first)
+        assert variant["DesiredInstanceCount"] == instances
+        held = cloud.control("GET", "/_local/health")["instances"]["endpoint"]
+        rolling = "RollingUpdatePolicy" in policy
+        assert variant["CurrentInstanceCount"] == (1 if rolling else instances)
+        assert held == (instances + 1 if rolling else 2 * instances)
+        wait_for(lambda: load.versions.total(), lambda answers: answers > 60)
+        share = load.versions["new"] / load.versions.total()
+        assert share == 1.0 if first == 1 else share > 0.05
+        ended = settled_endpoint(sagemaker, name)
+        load.forget()
+        wait_for(lambda: load.versions["new"], lambda answers: answers > 5)
+    assert load.failures == []
+    assert ended["EndpointConfigName"] == new
+    assert ended["LastDeploymentConfig"] == policy
+    assert "FailureReason" not in ended
+    assert "PendingDeploymentSummary" not in ended
+    assert ended["ProductionVariants"][0]["CurrentInstanceCount"] == instances
+    assert set(load.versions) == {"new"}
+    assert cloud.control("GET", "/_local/health")["instances"]["endpoint"] == instances
+
+
+@pytest.mark.parametrize(
+    ("policy", "instances"),
+    [
+        (blue_green("CANARY", 1200, CanarySize=percent(20)), 1),
+        (
+            {
+                "RollingUpdatePolicy": {
+                    "MaximumBatchSize": count(1),
+                    "WaitIntervalInSeconds": 600,
+                    "RollbackMaximumBatchSize": count(1),
+                }
+            },
+            2,
+        ),
+    ],
+    ids=["canary", "rolling"],
+)
+def test_an_alarm_rolls_back_and_only_the_new_fleet_s_callers_saw_errors(
+    sagemaker: Any,
+    runtime: Any,
+    cloudwatch: Any,
+    endpoint: Endpoint,
+    policy: dict[str, Any],
+    instances: int,
+) -> None:
+    config = version(sagemaker, "old", instances)
+    name = endpoint(config)
+    bad = version(sagemaker, "bad", instances, ECHO_AS_IS="1")
+    alarm = put_alarm(cloudwatch, name, bad)
+    with under_load(runtime, name, b"poison") as load:
+        sagemaker.update_endpoint(
+            EndpointName=name, EndpointConfigName=bad, DeploymentConfig=guarded(policy, alarm)
+        )
+        ended = settled_endpoint(sagemaker, name)
+        failures = len(load.failures)
+        load.forget()
+        wait_for(lambda: load.versions["old"], lambda answers: answers > 20)
+        assert len(load.failures) == failures
+    assert ended["EndpointStatus"] == "InService"
+    assert ended["EndpointConfigName"] == config
+    assert alarm in ended["FailureReason"]
+    assert ended["ProductionVariants"][0]["CurrentInstanceCount"] == instances
+    assert failures > 0
+    assert all("(400)" in failure for failure in load.failures)
