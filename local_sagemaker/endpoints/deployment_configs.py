@@ -83,7 +83,7 @@ def deployment_plan(config: Document, blue: list[Document], green: list[Document
         for document in (*blue, *green)
     ):
         return Plan(all_at_once)
-    if {one["VariantName"] for one in blue} != {one["VariantName"] for one in green}:
+    if _production(blue) != _production(green):
         raise validation(
             "When doing a blue/green or rolling deployment, your new endpoint configuration must "
             "have the same variant name as the old endpoint configuration."
@@ -142,6 +142,10 @@ def _alarms(config: Document) -> list[Document]:
     return alarms
 
 
+def _production(variants: list[Document]) -> set[str]:
+    return {one["VariantName"] for one in variants if not one.get("Shadow")}
+
+
 def _counts(variants: list[Document]) -> dict[str, int]:
     return {one["VariantName"]: one["DesiredInstanceCount"] for one in variants}
 
@@ -181,7 +185,7 @@ def _rolling(
 ) -> Plan:
     if any("ServerlessConfig" in one["Config"] for one in (*blue, *green)):
         raise validation("Rolling deployments do not support serverless inference endpoints.")
-    if len(green) > 1:
+    if len(green) > 1 or len(blue) > 1:  # a shadow variant is one more
         raise validation("Rolling deployments do not support multi-variant inference endpoints.")
     (new,), (old,) = green, blue
     name, total, before = new["VariantName"], new["DesiredInstanceCount"], 0

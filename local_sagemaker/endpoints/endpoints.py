@@ -37,7 +37,7 @@ from local_sagemaker.endpoints.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.endpoints.host_metrics import HostMetrics
 from local_sagemaker.endpoints.models import Models
 from local_sagemaker.endpoints.serving_containers import InstanceFailedError
-from local_sagemaker.endpoints.traffic import Shift
+from local_sagemaker.endpoints.traffic import Fleet, Shift
 from local_sagemaker.errors import ServiceError, not_emulated, not_found, validation
 from local_sagemaker.faults.plan import UPDATE_REASON, Subject
 from local_sagemaker.monitoring.alarms import Alarms
@@ -129,6 +129,11 @@ class Endpoints:
         """The two fleets of an endpoint that is being updated."""
         deployment = self._deployments.get(name)
         return deployment.shift if deployment else None
+
+    def fleet_of(self, name: str, variant: Variant) -> Fleet:
+        """The fleet of an endpoint that has this variant; during an update there are two."""
+        fleet, shift = self._fleets[name], self.shift(name)
+        return shift.green if shift and fleet.get(variant.name) is not variant else fleet
 
     def queue(self, name: str) -> RequestQueue | None:
         """The queue of an asynchronous endpoint."""
@@ -320,7 +325,12 @@ class Endpoints:
                 "Config": variant,
                 "Model": self._models.get(variant["ModelName"]),
             }
-            for variant in config["ProductionVariants"]
+            | ({"Shadow": True} if shadow else {})
+            for shadow, member in (
+                (False, "ProductionVariants"),
+                (True, "ShadowProductionVariants"),
+            )
+            for variant in config.get(member, [])
         ]
 
     def _add_queue(self, name: str, endpoint: Document) -> None:

@@ -18,6 +18,7 @@ from local_sagemaker.endpoints.pipeline import (
     AnswerTooLargeError,
     Invocation,
 )
+from local_sagemaker.endpoints.shadows import Shadows
 from local_sagemaker.endpoints.traffic import any_variant, named_variant
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
@@ -38,12 +39,26 @@ class Invocations:
     def __init__(self, cloud: Cloud, endpoints: Endpoints) -> None:
         self._cloud = cloud
         self._endpoints = endpoints
+        self._shadows = Shadows(cloud.clock, self._ask)
 
     async def invoke(self, params: dict[str, Any]) -> dict[str, Any]:
         """InvokeEndpoint. Raises ServiceError: ValidationError, ModelError, ModelNotReadyException,
         ServiceUnavailable."""
-        started = self._cloud.clock.ticks()
         variant = self._variant(params["EndpointName"], params.get("TargetVariant"))
+        fleet = self._endpoints.fleet_of(params["EndpointName"], variant)
+        answer = await self._shadows.asked(variant, fleet, params)
+        result = {
+            "Body": answer.body,
+            "ContentType": answer.headers.get("content-type", "application/octet-stream"),
+            "InvokedProductionVariant": variant.name,
+        }
+        if attributes := answer.headers.get("x-amzn-sagemaker-custom-attributes"):
+            result["CustomAttributes"] = attributes
+        return result
+
+    async def _ask(self, variant: Variant, params: dict[str, Any]) -> Answer:
+        """The variant's answer to a request, whose metrics are recorded. Raises ServiceError."""
+        started = self._cloud.clock.ticks()
         hostname = _target_container(variant, params.get("TargetContainerHostname"))
         target = _target_model(variant, params.get("TargetModel"))
 
@@ -90,14 +105,7 @@ class Invocations:
                     variant.record(
                         "ContainerLatency", seconds * 1e6, "Microseconds", container=name
                     )
-        result = {
-            "Body": answer.body,
-            "ContentType": answer.headers.get("content-type", "application/octet-stream"),
-            "InvokedProductionVariant": variant.name,
-        }
-        if attributes := answer.headers.get("x-amzn-sagemaker-custom-attributes"):
-            result["CustomAttributes"] = attributes
-        return result
+        return answer
 
     def _variant(self, endpoint: str, target_variant: str | None) -> Variant:
         fleet = self._endpoints.fleet(endpoint)

@@ -93,7 +93,7 @@ STRUCTURES: dict[str, Structure] = {
     "DeleteModelInput": _structure("ModelName"),
     # Endpoint configurations
     "CreateEndpointConfigInput": _structure(
-        "EndpointConfigName ProductionVariants Tags AsyncInferenceConfig",
+        "EndpointConfigName ProductionVariants ShadowProductionVariants Tags AsyncInferenceConfig",
         "KmsKeyId ExecutionRoleArn VpcConfig EnableNetworkIsolation",
     ),
     "ProductionVariant": _structure(

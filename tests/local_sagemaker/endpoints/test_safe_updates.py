@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from infrastructure.local_cloud import LocalCloud
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Rule
 from tests.local_sagemaker.conftest import (
     Emulator,
     create_endpoint_config,
@@ -107,6 +112,23 @@ def stage(sagemaker: Any, name: str, wanted: str) -> Any:
         return bool(variant) and variant["VariantStatus"][0]["Status"] == wanted
 
     return wait_for(lambda: sagemaker.describe_endpoint(EndpointName=name), at)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def overdue(paced_emulator: Emulator) -> Iterator[tuple[str, str]]:
+    """The old configuration and the name of an endpoint whose update takes too long. It takes ten
+    seconds, so it begins before the other tests."""
+    sagemaker = paced_emulator.client("sagemaker")
+    config = version(sagemaker, "old")
+    endpoints = made_endpoints(sagemaker)
+    name = next(endpoints)(config)
+    policy = blue_green("LINEAR", 550, LinearStepSize=percent(50))
+    policy["BlueGreenUpdatePolicy"]["MaximumExecutionTimeoutInSeconds"] = 600
+    sagemaker.update_endpoint(
+        EndpointName=name, EndpointConfigName=version(sagemaker, "new"), DeploymentConfig=policy
+    )
+    yield config, name
+    next(endpoints, None)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +236,163 @@ def test_an_alarm_rolls_back_and_only_the_new_fleet_s_callers_saw_errors(
     assert ended["ProductionVariants"][0]["CurrentInstanceCount"] == instances
     assert failures > 0
     assert all("(400)" in failure for failure in load.failures)
+
+
+def test_a_new_fleet_that_does_not_become_healthy_is_rolled_back(
+    sagemaker: Any, runtime: Any, endpoint: Endpoint
+) -> None:
+    config = version(sagemaker, "old", 2)
+    name = endpoint(config)
+    broken = version(sagemaker, "broken", 2, ECHO_BROKEN="1")
+    policy = {"RollingUpdatePolicy": {"MaximumBatchSize": count(1), "WaitIntervalInSeconds": 30}}
+    with under_load(runtime, name) as load:
+        sagemaker.update_endpoint(
+            EndpointName=name, EndpointConfigName=broken, DeploymentConfig=policy
+        )
+        ended = settled_endpoint(sagemaker, name)
+        wait_for(lambda: load.versions["old"], lambda answers: answers > 5)
+    assert load.failures == []
+    assert (ended["EndpointStatus"], ended["EndpointConfigName"]) == ("InService", config)
+    assert "ping health check" in ended["FailureReason"]
+    assert ended["ProductionVariants"][0]["CurrentInstanceCount"] == 2
+
+
+def test_an_alarm_that_is_in_alarm_already_takes_the_update_back_before_any_traffic(
+    sagemaker: Any, runtime: Any, cloudwatch: Any, endpoint: Endpoint
+) -> None:
+    config = version(sagemaker, "old")
+    name, alarm = endpoint(config), unique("alarm")
+    cloudwatch.put_metric_alarm(
+        AlarmName=alarm,
+        Namespace=unique("n"),
+        MetricName="m",
+        Statistic="Sum",
+        Period=60,
+        EvaluationPeriods=1,
+        Threshold=0,
+        ComparisonOperator="GreaterThanThreshold",
+        TreatMissingData="breaching",
+    )
+    wait_for(
+        lambda: cloudwatch.describe_alarms(AlarmNames=[alarm])["MetricAlarms"][0]["StateValue"],
+        lambda state: state == "ALARM",
+    )
+    with under_load(runtime, name) as load:
+        sagemaker.update_endpoint(
+            EndpointName=name,
+            EndpointConfigName=version(sagemaker, "new"),
+            DeploymentConfig=guarded(blue_green("ALL_AT_ONCE"), alarm),
+        )
+        ended = settled_endpoint(sagemaker, name)
+        wait_for(lambda: load.versions["old"], lambda answers: answers > 5)
+    assert (ended["EndpointStatus"], ended["EndpointConfigName"]) == ("InService", config)
+    assert alarm in ended["FailureReason"]
+    assert set(load.versions) == {"old"}
+    assert load.failures == []
+
+
+def test_a_deployment_config_is_kept_for_updates_that_retain_it(sagemaker: Any) -> None:
+    name, config = unique("endpoint"), version(sagemaker, "old", 2)
+    kept = blue_green("LINEAR", 30, LinearStepSize=percent(50))
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config, DeploymentConfig=kept)
+    assert settled_endpoint(sagemaker, name)["LastDeploymentConfig"] == kept
+    change = [{"VariantName": "variant-1", "DesiredInstanceCount": 1}]
+    sagemaker.update_endpoint_weights_and_capacities(
+        EndpointName=name, DesiredWeightsAndCapacities=change
+    )
+    settled_endpoint(sagemaker, name)
+    new = version(sagemaker, "new", 2)
+    sagemaker.update_endpoint(
+        EndpointName=name,
+        EndpointConfigName=new,
+        RetainDeploymentConfig=True,
+        RetainAllVariantProperties=True,
+    )
+    (half,) = stage(sagemaker, name, "Baking")["PendingDeploymentSummary"]["ProductionVariants"]
+    assert (half["CurrentWeight"], half["DesiredInstanceCount"]) == (0.5, 1)
+    ended = settled_endpoint(sagemaker, name)
+    assert (ended["EndpointConfigName"], ended["LastDeploymentConfig"]) == (new, kept)
+    assert ended["ProductionVariants"][0]["CurrentInstanceCount"] == 1
+    sagemaker.delete_endpoint(EndpointName=name)
+
+
+def test_a_planned_failure_takes_an_accepted_update_back(
+    sagemaker: Any, cloud: Emulator, endpoint: Endpoint
+) -> None:
+    config = version(sagemaker, "old")
+    name = endpoint(config)
+    with FaultsClient(cloud.url).planned(Rule(kind="failed_update", endpoint=name)):
+        sagemaker.update_endpoint(
+            EndpointName=name,
+            EndpointConfigName=version(sagemaker, "new"),
+            DeploymentConfig=blue_green("CANARY", CanarySize=percent(10)),
+        )
+        ended = settled_endpoint(sagemaker, name)
+    assert ended["EndpointConfigName"] == config
+    assert ended["FailureReason"]
+
+
+def test_what_aws_does_not_allow_is_refused_and_changes_nothing(
+    sagemaker: Any, endpoint: Endpoint
+) -> None:
+    name = endpoint(version(sagemaker, "old", 2))
+    before = sagemaker.describe_endpoint(EndpointName=name)
+    new = version(sagemaker, "new", 2)
+    model = create_model(sagemaker)
+    other = create_endpoint_config(sagemaker, model, model)
+    late = blue_green("ALL_AT_ONCE", 600)
+    late["BlueGreenUpdatePolicy"]["MaximumExecutionTimeoutInSeconds"] = 600
+    rolling = {"RollingUpdatePolicy": {"MaximumBatchSize": count(2), "WaitIntervalInSeconds": 0}}
+    for config, policy, why in (
+        (new, blue_green("CANARY"), "CanarySize is required"),
+        (new, blue_green("ALL_AT_ONCE", CanarySize=count(1)), "CanarySize is not allowed"),
+        (new, blue_green("CANARY", CanarySize=percent(51)), "between 1% and 50%"),
+        (new, blue_green("CANARY", CanarySize=count(2)), "between 1% and 50%"),
+        (new, blue_green("LINEAR", LinearStepSize=percent(9)), "between 10% and 50%"),
+        (new, rolling, "between 5% and 50%"),
+        (new, rolling | blue_green("ALL_AT_ONCE"), "Only one update policy"),
+        (new, late, "should be larger than the total waiting time"),
+        (new, guarded(blue_green("ALL_AT_ONCE"), "no-alarm"), "Could not find the alarm no-alarm"),
+        (other, blue_green("ALL_AT_ONCE"), "must have the same variant name"),
+    ):
+        with pytest.raises(ClientError, match=why) as error:
+            sagemaker.update_endpoint(
+                EndpointName=name, EndpointConfigName=config, DeploymentConfig=policy
+            )
+        assert error.value.response["Error"]["Code"] == "ValidationException"
+    after = sagemaker.describe_endpoint(EndpointName=name)
+    del before["ResponseMetadata"], after["ResponseMetadata"]
+    assert after == before
+
+
+def test_a_service_that_is_killed_during_an_update_takes_the_update_back(
+    local_cloud: LocalCloud, tmp_path: Path
+) -> None:
+    for emulator in running_emulator(local_cloud, tmp_path / "state"):
+        sagemaker = emulator.client("sagemaker")
+        config, name = version(sagemaker, "old"), unique("endpoint")
+        sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
+        settled_endpoint(sagemaker, name)
+        new = version(sagemaker, "new")
+        sagemaker.update_endpoint(
+            EndpointName=name,
+            EndpointConfigName=new,
+            DeploymentConfig=blue_green("ALL_AT_ONCE", 3600),
+        )
+        stage(sagemaker, name, "Baking")
+        emulator.kill()
+        emulator.start()
+        ended = settled_endpoint(sagemaker, name)
+        assert (ended["EndpointStatus"], ended["EndpointConfigName"]) == ("InService", config)
+        assert new in ended["FailureReason"]
+        answer = emulator.client("sagemaker-runtime").invoke_endpoint(EndpointName=name, Body=b"?")
+        assert json.loads(answer["Body"].read())["environment"]["ECHO_VERSION"] == "old"
+
+
+def test_an_update_that_takes_too_long_is_rolled_back(
+    paced_emulator: Emulator, overdue: tuple[str, str]
+) -> None:
+    config, name = overdue
+    ended = settled_endpoint(paced_emulator.client("sagemaker"), name)
+    assert (ended["EndpointStatus"], ended["EndpointConfigName"]) == ("InService", config)
+    assert "MaximumExecutionTimeoutInSeconds, 600" in ended["FailureReason"]
