@@ -233,6 +233,7 @@ class Endpoints:
         deployment = Deployment(
             self._cloud, self._alarms, config["EndpointConfigName"], plan, shift, hold
         )
+        self._deployments[name] = deployment
         work = self._replace_fleet(name, endpoint, config, variants, deployment)
         self._begin(name, endpoint, "Updating", work)
         return {"EndpointArn": endpoint["EndpointArn"]}
@@ -309,6 +310,8 @@ class Endpoints:
 
     def _in_service(self, name: str) -> Document:
         endpoint = self._get(name)
+        if endpoint["EndpointStatus"] == "UpdateRollbackFailed":
+            raise not_emulated("A change of an endpoint that is UpdateRollbackFailed")
         if endpoint["EndpointStatus"] != "InService":
             raise validation(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
         return endpoint
@@ -442,7 +445,6 @@ class Endpoints:
         queue, old = self._queues.get(name), self._fleets[name]
         try:
             self._fail_as_planned("UpdateEndpoint", name)
-            self._deployments[name] = deployment
             if queue is not None:
                 queue.share(deployment.shift)
             await deployment.run()

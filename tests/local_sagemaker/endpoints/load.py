@@ -28,6 +28,11 @@ class Load:
         with self._lock:
             self.versions.clear()
 
+    def counted(self) -> Counter[str]:
+        """The answers up to now."""
+        with self._lock:
+            return self.versions.copy()
+
     def end(self) -> None:
         """Stop asking after the next answers."""
         self._stop.set()
