@@ -73,10 +73,16 @@ class Deployment:
         except (RolledBackError, RollbackFailedError):
             raise
         except BaseException:
+            self._end_shift()
             await close(self.shift.green, drain=False)
             raise
-        for variant in self.shift.green.values():
-            variant.active = None
+        self._end_shift()
+
+    def _end_shift(self) -> None:
+        """Let all instances of either fleet take requests, if any come."""
+        for fleet in (self.shift.blue, self.shift.green):
+            for variant in fleet.values():
+                variant.active = None
 
     async def _within_limits(self) -> None:
         """Go forward until the end, an alarm, a failure or the time limit. Raises
@@ -156,8 +162,7 @@ class Deployment:
                 },
             )
             shares = now
-        for variant in shift.blue.values():
-            variant.active = None
+        self._end_shift()
         await close(shift.green, drain=True)
 
     def _enter(self, stage: Stage, message: str) -> None:

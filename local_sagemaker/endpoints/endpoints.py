@@ -456,6 +456,9 @@ class Endpoints:
             self._hold(name, endpoint["Variants"])
             self._move(name, endpoint, "InService", str(failure))
             return
+        except Exception:
+            self._end_deployment(name, endpoint)  # the old fleet serves on
+            raise
         self._end_deployment(name, endpoint)
         endpoint["EndpointConfigName"] = config["EndpointConfigName"]
         endpoint["Variants"] = variants
