@@ -28,6 +28,7 @@ from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.fleet import Variant
 from local_sagemaker.endpoints.instances import Instance
 from local_sagemaker.endpoints.pipeline import Invocation
+from local_sagemaker.endpoints.traffic import Shift
 from local_sagemaker.faults.plan import Subject
 from local_sagemaker.http.client import ContainerNotListeningError, ContainerUnreachableError
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
@@ -124,6 +125,7 @@ class RequestQueue:
         self._variant_name = variant_name
         self._configure(async_config)
         self._variant: Variant | None = None
+        self._shift: Shift | None = None
         self._unfinished: dict[str, AsyncRequest] = {}
         self._waiting: OrderedDict[str, AsyncRequest] = OrderedDict()
         self._expiries: dict[str, asyncio.TimerHandle] = {}
@@ -146,9 +148,15 @@ class RequestQueue:
         self._enqueue(request)
         self.dispatch()
 
+    def share(self, shift: Shift | None) -> None:
+        """From now on the two fleets of an update process the waiting requests, or with None only
+        the variant that served before."""
+        self._shift = shift
+        self.dispatch()
+
     def serve(self, variant: Variant, async_config: Document) -> None:
         """From now on this variant processes the waiting requests, with this configuration."""
-        self._variant = variant
+        self._variant, self._shift = variant, None
         self._variant_name = variant.name
         self._configure(async_config)
         self.dispatch()
@@ -173,7 +181,7 @@ class RequestQueue:
         Without instances the backlog per instance is the whole backlog. A target for it can
         therefore be exceeded at zero instances too, as …/dg/async-inference-autoscale.html says.
         """
-        instances = len(self._variant.instances) if self._variant else 0
+        instances = sum(len(variant.serving) for variant in self._variants())
         oldest = next(iter(self._unfinished.values()), None)
         for name, value, unit in (
             ("ApproximateBacklogSize", self.size, "Count"),
@@ -228,13 +236,21 @@ class RequestQueue:
         )
         self._finish(request, Outcome(f"ClientError: {reason}"))
 
+    def _variants(self) -> list[Variant]:
+        if self._variant is None:
+            return []
+        return self._shift.in_turn(self._variant_name) if self._shift else [self._variant]
+
     def _free_instance(self) -> Instance | None:
-        free = [
-            instance
-            for instance in (self._variant.instances if self._variant else [])
-            if instance.in_flight < self._concurrency and instance.id not in self._resting
-        ]
-        return min(free, key=lambda instance: instance.in_flight, default=None)
+        for variant in self._variants():
+            free = [
+                instance
+                for instance in variant.serving
+                if instance.in_flight < self._concurrency and instance.id not in self._resting
+            ]
+            if free:
+                return min(free, key=lambda instance: instance.in_flight)
+        return None
 
     async def _process(
         self, request: AsyncRequest, instance: Instance, place: contextlib.ExitStack

@@ -2,8 +2,8 @@
 DeleteEndpointConfig.
 
 Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Instances
-that answer in real time or asynchronously are emulated; serverless and shadow variants, data
-capture and explainers are refused.
+that answer in real time or asynchronously are emulated, and shadow variants; serverless variants,
+data capture and explainers are refused.
 """
 
 import re
@@ -13,7 +13,7 @@ from local_sagemaker.account.cloud import Cloud, Operation, page
 from local_sagemaker.account.state import Document
 from local_sagemaker.account.storage import DataError, S3Location
 from local_sagemaker.endpoints.models import Models, ModelSpec
-from local_sagemaker.errors import not_found, validation
+from local_sagemaker.errors import not_emulated, not_found, validation
 
 KIND = "endpoint-config"
 _GPU_INSTANCE = re.compile(r"ml\.(?:gr?|p)\d")
@@ -46,18 +46,24 @@ class EndpointConfigs:
         if self._cloud.taken(KIND, name):
             raise validation(f'Cannot create already existing endpoint configuration "{arn}".')
         variants = [_variant(variant) for variant in params["ProductionVariants"]]
-        if len({variant["VariantName"] for variant in variants}) != len(variants):
+        shadows = [_variant(variant) for variant in params.get("ShadowProductionVariants", [])]
+        everyone = [*variants, *shadows]
+        if len({variant["VariantName"] for variant in everyone}) != len(everyone):
             raise validation(
                 "The production variants of an endpoint configuration must have different names"
             )
-        models = [self._models.get(variant["ModelName"]) for variant in variants]
-        for variant, model in zip(variants, models, strict=True):
+        models = [self._models.get(variant["ModelName"]) for variant in everyone]
+        for variant, model in zip(everyone, models, strict=True):
             _check_instance_type(variant["InstanceType"], ModelSpec.parse(model))
+        if shadows:
+            _check_shadows(params, [ModelSpec.parse(model) for model in models])
         if "AsyncInferenceConfig" in params:
             _check_asynchronous(params["AsyncInferenceConfig"], models)
         document = {key: value for key, value in params.items() if key != "Tags"} | {
             "ProductionVariants": variants
         }
+        if shadows:
+            document["ShadowProductionVariants"] = shadows
         document |= {"EndpointConfigArn": arn, "CreationTime": self._cloud.clock.now()}
         self._cloud.store.put(KIND, name, document)
         self._cloud.put_tags(arn, params.get("Tags"))
@@ -95,6 +101,24 @@ def _check_instance_type(instance_type: str, spec: ModelSpec) -> None:
         raise validation(
             f"GPU inference is not supported for multi-container endpoints with direct invocation: "
             f"{instance_type}"
+        )
+
+
+def _check_shadows(params: dict[str, Any], specs: list[ModelSpec]) -> None:
+    """Refuse what has no shadow variant
+    (docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html)."""
+    if len(params["ShadowProductionVariants"]) > 1 or len(params["ProductionVariants"]) > 1:
+        raise validation(
+            "If you use ShadowProductionVariants, you can only specify one variant for "
+            "ProductionVariants and one variant for ShadowProductionVariants."
+        )
+    if "AsyncInferenceConfig" in params:
+        raise validation(
+            "Shadow production variants are not supported when specifying an AsyncInferenceConfig."
+        )
+    if any(spec.multi_model or spec.direct for spec in specs):
+        raise not_emulated(
+            "ShadowProductionVariants with multi-model containers or direct invocation"
         )
 
 

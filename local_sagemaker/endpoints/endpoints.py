@@ -9,7 +9,7 @@ the endpoint InService with a FailureReason) and …/API_UpdateEndpointWeightsAn
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -24,12 +24,23 @@ from local_sagemaker.asynchronous.queue import (
     forget_requests,
 )
 from local_sagemaker.endpoints.configs import EndpointConfigs
+from local_sagemaker.endpoints.deployment_configs import check, deployment_plan
+from local_sagemaker.endpoints.deployments import (
+    Deployment,
+    RollbackFailedError,
+    RolledBackError,
+    close,
+    scale,
+)
+from local_sagemaker.endpoints.descriptions import described_variants
 from local_sagemaker.endpoints.fleet import RESPONSE_TIMEOUT_SECONDS, Variant
 from local_sagemaker.endpoints.host_metrics import HostMetrics
-from local_sagemaker.endpoints.models import Models, ModelSpec
+from local_sagemaker.endpoints.models import Models
 from local_sagemaker.endpoints.serving_containers import InstanceFailedError
+from local_sagemaker.endpoints.traffic import Fleet, Shift
 from local_sagemaker.errors import ServiceError, not_emulated, not_found, validation
 from local_sagemaker.faults.plan import UPDATE_REASON, Subject
+from local_sagemaker.monitoring.alarms import Alarms
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -40,14 +51,21 @@ class Endpoints:
     """All endpoints of the account and their instances."""
 
     def __init__(
-        self, cloud: Cloud, models: Models, configs: EndpointConfigs, metrics: Metrics
+        self,
+        cloud: Cloud,
+        models: Models,
+        configs: EndpointConfigs,
+        metrics: Metrics,
+        alarms: Alarms,
     ) -> None:
         self._cloud = cloud
         self._models = models
         self._configs = configs
         self._metrics = metrics
+        self._alarms = alarms
         self._fleets: dict[str, dict[str, Variant]] = {}
         self._queues: dict[str, RequestQueue] = {}
+        self._deployments: dict[str, Deployment] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._host_metrics = HostMetrics(metrics.now)
         self._watching: asyncio.Task[None] | None = None
@@ -71,7 +89,8 @@ class Endpoints:
                 self._start_again(name, endpoint)
 
     def _serving(self) -> list[Variant]:
-        return [variant for fleet in self._fleets.values() for variant in fleet.values()]
+        fleets = [*self._fleets.values(), *(one.shift.green for one in self._deployments.values())]
+        return [variant for fleet in fleets for variant in fleet.values()]
 
     def _start_again(self, name: str, endpoint: Document) -> None:
         try:
@@ -80,7 +99,11 @@ class Endpoints:
             self._move(name, endpoint, "Failed", error.message)
         else:
             # Only the emulator lost these instances, so AWS would not provision them again.
-            work = self._bring_up(name, endpoint, provision=False)
+            taken_back = endpoint.pop("Update", None)
+            reason = taken_back and (
+                f"The update to {taken_back} was taken back, because the service stopped during it."
+            )
+            work = self._bring_up(name, endpoint, provision=False, reason=reason)
             self._begin(name, endpoint, "SystemUpdating", work)
 
     async def close(self) -> None:
@@ -94,14 +117,23 @@ class Endpoints:
             self._watching = None
         queues, self._queues = self._queues, {}
         await asyncio.gather(*(queue.close() for queue in queues.values()))
-        fleets, self._fleets = self._fleets, {}
-        await asyncio.gather(
-            *(variant.close(drain=False) for fleet in fleets.values() for variant in fleet.values())
-        )
+        fleets = [*self._fleets.values(), *(one.shift.green for one in self._deployments.values())]
+        self._fleets, self._deployments = {}, {}
+        await asyncio.gather(*(close(fleet, drain=False) for fleet in fleets))
 
     def fleet(self, name: str) -> dict[str, Variant] | None:
         """The variants of a serving endpoint, by name."""
         return self._fleets.get(name)
+
+    def shift(self, name: str) -> Shift | None:
+        """The two fleets of an endpoint that is being updated."""
+        deployment = self._deployments.get(name)
+        return deployment.shift if deployment else None
+
+    def fleet_of(self, name: str, variant: Variant) -> Fleet:
+        """The fleet of an endpoint that has this variant; during an update there are two."""
+        fleet, shift = self._fleets[name], self.shift(name)
+        return shift.green if shift and fleet.get(variant.name) is not variant else fleet
 
     def queue(self, name: str) -> RequestQueue | None:
         """The queue of an asynchronous endpoint."""
@@ -124,6 +156,8 @@ class Endpoints:
             raise validation(f'Cannot create already existing endpoint "{arn}".')
         config = self._configs.get(params["EndpointConfigName"])
         variants = self._variants(config)
+        deployment = params.get("DeploymentConfig", {})
+        self._check_deployment(deployment)
         self._hold(name, variants)
         now = self._cloud.clock.now()
         endpoint = {
@@ -134,6 +168,8 @@ class Endpoints:
             "LastModifiedTime": now,
             "Variants": variants,
         }
+        if deployment:  # of updates to come that retain it; it changes nothing in the creation
+            endpoint["LastDeploymentConfig"] = deployment
         if "AsyncInferenceConfig" in config:
             endpoint["AsyncInferenceConfig"] = config["AsyncInferenceConfig"]
         self._cloud.put_tags(arn, params.get("Tags"))
@@ -142,31 +178,12 @@ class Endpoints:
         return {"EndpointArn": arn}
 
     async def describe(self, params: dict[str, Any]) -> dict[str, Any]:
-        """DescribeEndpoint; CurrentInstanceCount is the number of instances that are healthy
-        now."""
-        endpoint = self._get(params["EndpointName"])
-        fleet = self._fleets.get(params["EndpointName"], {})
-        variants = []
-        for document in endpoint["Variants"]:
-            current = fleet.get(document["VariantName"])
-            variants.append(
-                {
-                    "VariantName": document["VariantName"],
-                    "DeployedImages": [
-                        {
-                            "SpecifiedImage": image,
-                            "ResolvedImage": image,
-                            "ResolutionTime": endpoint["CreationTime"],
-                        }
-                        for image in ModelSpec.parse(document["Model"]).images
-                    ],
-                    "CurrentWeight": document["CurrentWeight"],
-                    "DesiredWeight": document["CurrentWeight"],
-                    "CurrentInstanceCount": len(current.instances) if current else 0,
-                    "DesiredInstanceCount": document["DesiredInstanceCount"],
-                }
-            )
-        return endpoint | {"ProductionVariants": variants}
+        """DescribeEndpoint."""
+        name = params["EndpointName"]
+        endpoint = self._get(name)
+        return endpoint | described_variants(
+            endpoint, self._fleets.get(name, {}), self._deployments.get(name)
+        )
 
     async def list_page(self, params: dict[str, Any]) -> dict[str, Any]:
         """ListEndpoints."""
@@ -174,7 +191,8 @@ class Endpoints:
         return {"Endpoints": endpoints, "NextToken": token}
 
     async def update(self, params: dict[str, Any]) -> dict[str, Any]:
-        """UpdateEndpoint: start a new fleet, and stop the old one when the new one is healthy."""
+        """UpdateEndpoint: start a new fleet, shift the traffic to it as the DeploymentConfig says,
+        and stop the old one."""
         name = params["EndpointName"]
         endpoint = self._in_service(name)
         config = self._configs.get(params["EndpointConfigName"])
@@ -187,11 +205,37 @@ class Endpoints:
                 for entry in params.get("ExcludeRetainedVariantProperties", [])
             }
             _retain(variants, endpoint["Variants"], excluded)
-        self._hold(name, [*variants, *endpoint["Variants"]])
-        endpoint.pop("FailureReason", None)
-        self._begin(
-            name, endpoint, "Updating", self._replace_fleet(name, endpoint, config, variants)
+        last = endpoint.get("LastDeploymentConfig", {})
+        wanted = params.get("DeploymentConfig", {})
+        if params.get("RetainDeploymentConfig"):
+            if wanted:
+                raise validation(
+                    "DeploymentConfig cannot be specified when RetainDeploymentConfig is true."
+                )
+            wanted = last
+        self._check_deployment(wanted)
+        old = endpoint["Variants"]
+        plan = deployment_plan(wanted, old, variants)
+        self._hold(name, plan.most_instances(old, variants))
+        for member in ("FailureReason", "LastDeploymentConfig"):
+            endpoint.pop(member, None)
+        endpoint |= {"Update": config["EndpointConfigName"]} | (
+            {"LastDeploymentConfig": wanted} if wanted else {}
         )
+        queue = self._queues.get(name)
+        shift = Shift(
+            self._fleets[name], self._new_fleet(name, variants), queue.dispatch if queue else None
+        )
+
+        def hold(blue: Mapping[str, int], green: Mapping[str, int]) -> None:
+            self._hold(name, [*_with_counts(old, blue), *_with_counts(variants, green)])
+
+        deployment = Deployment(
+            self._cloud, self._alarms, config["EndpointConfigName"], plan, shift, hold
+        )
+        self._deployments[name] = deployment
+        work = self._replace_fleet(name, endpoint, config, variants, deployment)
+        self._begin(name, endpoint, "Updating", work)
         return {"EndpointArn": endpoint["EndpointArn"]}
 
     async def update_weights_and_capacities(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +289,12 @@ class Endpoints:
         """
         name = params["EndpointName"]
         endpoint = self._get(name)
-        if endpoint["EndpointStatus"] not in ("InService", "Failed", "Creating"):
+        if endpoint["EndpointStatus"] not in (
+            "InService",
+            "Failed",
+            "Creating",
+            "UpdateRollbackFailed",
+        ):
             raise validation(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
         if task := self._tasks.pop(name, None):
             task.cancel()
@@ -261,6 +310,8 @@ class Endpoints:
 
     def _in_service(self, name: str) -> Document:
         endpoint = self._get(name)
+        if endpoint["EndpointStatus"] == "UpdateRollbackFailed":
+            raise not_emulated("A change of an endpoint that is UpdateRollbackFailed")
         if endpoint["EndpointStatus"] != "InService":
             raise validation(f'Cannot update in-progress endpoint "{endpoint["EndpointArn"]}".')
         return endpoint
@@ -271,12 +322,18 @@ class Endpoints:
         return [
             {
                 "VariantName": variant["VariantName"],
+                "EndpointConfigName": config["EndpointConfigName"],
                 "CurrentWeight": variant["InitialVariantWeight"],
                 "DesiredInstanceCount": variant["InitialInstanceCount"],
                 "Config": variant,
                 "Model": self._models.get(variant["ModelName"]),
             }
-            for variant in config["ProductionVariants"]
+            | ({"Shadow": True} if shadow else {})
+            for shadow, member in (
+                (False, "ProductionVariants"),
+                (True, "ShadowProductionVariants"),
+            )
+            for variant in config.get(member, [])
         ]
 
     def _add_queue(self, name: str, endpoint: Document) -> None:
@@ -335,22 +392,11 @@ class Endpoints:
     async def _start_fleet(self, fleet: dict[str, Variant], *, provision: bool = True) -> None:
         """Start all variants. Raises InstanceFailedError or CancelledError, and then leaves nothing
         running."""
+        counts = {one.name: one.document["DesiredInstanceCount"] for one in fleet.values()}
         try:
-            async with asyncio.TaskGroup() as group:
-                for variant in fleet.values():
-                    count = variant.document["DesiredInstanceCount"]
-                    group.create_task(variant.scale(count, provision=provision))
-        except BaseExceptionGroup as errors:
-            await asyncio.gather(*(variant.close(drain=False) for variant in fleet.values()))
-            failed, _ = errors.split(InstanceFailedError)
-            if failed is None:
-                raise
-            names = ", ".join(fleet)
-            raise InstanceFailedError(
-                f"Production variant {names}: {failed.exceptions[0]}"
-            ) from errors
-        except asyncio.CancelledError:
-            await asyncio.gather(*(variant.close(drain=False) for variant in fleet.values()))
+            await scale(fleet, counts, provision=provision)
+        except BaseException:
+            await close(fleet, drain=False)
             raise
 
     async def _create(self, name: str, endpoint: Document) -> None:
@@ -374,7 +420,10 @@ class Endpoints:
                 return
         await self._bring_up(name, endpoint)
 
-    async def _bring_up(self, name: str, endpoint: Document, *, provision: bool = True) -> None:
+    async def _bring_up(
+        self, name: str, endpoint: Document, *, provision: bool = True, reason: str | None = None
+    ) -> None:
+        """Start the endpoint's fleet. `reason` is why an update of it was taken back."""
         fleet = self._new_fleet(name, endpoint["Variants"])
         try:
             await self._start_fleet(fleet, provision=provision)
@@ -383,28 +432,57 @@ class Endpoints:
             self._move(name, endpoint, "Failed", str(failure))
             return
         self._put_in_service(name, endpoint, fleet)
-        self._move(name, endpoint, "InService")
+        self._move(name, endpoint, "InService", reason)
 
     async def _replace_fleet(
-        self, name: str, endpoint: Document, config: Document, variants: list[Document]
+        self,
+        name: str,
+        endpoint: Document,
+        config: Document,
+        variants: list[Document],
+        deployment: Deployment,
     ) -> None:
-        fleet = self._new_fleet(name, variants)
+        queue, old = self._queues.get(name), self._fleets[name]
         try:
             self._fail_as_planned("UpdateEndpoint", name)
-            await self._start_fleet(fleet)
-        except InstanceFailedError as failure:
+            if queue is not None:
+                queue.share(deployment.shift)
+            await deployment.run()
+        except RollbackFailedError as failure:
+            self._move(name, endpoint, "UpdateRollbackFailed", str(failure))
+            return
+        except (InstanceFailedError, RolledBackError) as failure:
+            self._end_deployment(name, endpoint)
             self._hold(name, endpoint["Variants"])
             self._move(name, endpoint, "InService", str(failure))
             return
-        old = self._fleets[name]
+        except Exception:
+            self._end_deployment(name, endpoint)  # the old fleet serves on
+            raise
+        self._end_deployment(name, endpoint)
         endpoint["EndpointConfigName"] = config["EndpointConfigName"]
         endpoint["Variants"] = variants
         if "AsyncInferenceConfig" in config:
             endpoint["AsyncInferenceConfig"] = config["AsyncInferenceConfig"]
-        self._put_in_service(name, endpoint, fleet)
-        await asyncio.gather(*(variant.close(drain=True) for variant in old.values()))
+        self._put_in_service(name, endpoint, deployment.shift.green)
+        await close(old, drain=True)
         self._hold(name, endpoint["Variants"])
         self._move(name, endpoint, "InService")
+
+    def _end_deployment(self, name: str, endpoint: Document) -> None:
+        endpoint.pop("Update", None)
+        self._deployments.pop(name, None)
+        if queue := self._queues.get(name):
+            queue.share(None)
+
+    def _check_deployment(self, config: Document) -> None:
+        """Raises ValidationException for a DeploymentConfig that no endpoint can have."""
+        check(config)
+        for alarm in config.get("AutoRollbackConfiguration", {}).get("Alarms", []):
+            if not self._alarms.exists(alarm["AlarmName"]):
+                raise validation(
+                    f"Could not find the alarm {alarm['AlarmName']} of AutoRollbackConfiguration."
+                )
 
     def _fail_as_planned(self, operation: str, name: str) -> None:
         """Raises InstanceFailedError where a planned fault makes this accepted update fail."""
@@ -433,8 +511,10 @@ class Endpoints:
         queue = self._queues.pop(name, None)
         if queue is not None:
             await queue.close()
-        fleet = self._fleets.pop(name, {})
-        await asyncio.gather(*(variant.close(drain=queue is None) for variant in fleet.values()))
+        fleets = [self._fleets.pop(name, {})]
+        if deployment := self._deployments.pop(name, None):
+            fleets.append(deployment.shift.green)
+        await asyncio.gather(*(close(fleet, drain=queue is None) for fleet in fleets))
         self._forget(name, endpoint)
 
     def _hold(self, name: str, variants: list[Document]) -> None:
@@ -462,3 +542,7 @@ def _retain(variants: list[Document], old: list[Document], excluded: set[str]) -
             ):
                 if kind not in excluded:
                     document[member] = kept[member]
+
+
+def _with_counts(variants: list[Document], counts: Mapping[str, int]) -> list[Document]:
+    return [one | {"DesiredInstanceCount": counts[one["VariantName"]]} for one in variants]

@@ -38,7 +38,8 @@ class Variant:
     `document` is the variant's part of the endpoint's document: VariantName, DesiredInstanceCount,
     CurrentWeight, `Config` and `Model`. `drain_seconds`, AWS's, is the longest duration of a
     request, and therefore the longest wait for a removed instance. `added` is called after each
-    instance that becomes healthy.
+    instance that becomes healthy. While an update shifts traffic, `active` is the number of
+    instances that take requests; None means all.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Variant:
         self.name: str = document["VariantName"]
         self.spec = ModelSpec.parse(document["Model"])
         self.instances: list[Instance] = []
+        self.active: int | None = None
         self.models: dict[str, LoadedModels] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._leaving: dict[Instance, asyncio.Task[None]] = {}
@@ -74,7 +76,10 @@ class Variant:
         container: str | None = None,
     ) -> None:
         """One value of a metric of this variant, or of the container with this hostname."""
-        self._metrics.record(self._endpoint, self.name, name, value, unit, namespace, container)
+        config = self.document.get("EndpointConfigName")
+        self._metrics.record(
+            self._endpoint, self.name, name, value, unit, namespace, container, config
+        )
 
     def record_loaded_models(self, instance: Instance) -> None:
         """LoadedModelCount of an instance, where models are loaded."""
@@ -142,6 +147,11 @@ class Variant:
         if self._leaving:
             await asyncio.wait(self._leaving.values())
 
+    @property
+    def serving(self) -> list[Instance]:
+        """The healthy instances that take requests."""
+        return self.instances[: self.active]
+
     def choose(self, target: str | None = None) -> Instance:
         """The instance for a request: one that has the target model, otherwise the one with the
         fewest models; among equals, the least busy.
@@ -150,7 +160,7 @@ class Variant:
 
         Raises ServiceUnavailable when there is no healthy instance.
         """
-        candidates = self.instances
+        candidates = self.serving
         if not candidates:
             raise ServiceError(
                 "ServiceUnavailable",
@@ -186,7 +196,7 @@ class Variant:
         for instance in ready:
             if self.models[instance.id].in_flight(target) < spec.workers:
                 return instance
-        others = [one for one in self.instances if one not in having]
+        others = [one for one in self.serving if one not in having]
         now = MACHINE.ticks()
         if (
             ready == having

@@ -112,8 +112,8 @@ class Instance:
             ) from error
 
     def log_request(self, inference_id: str, line: str) -> None:
-        """Write a line about one asynchronous request to the instance's data log, unless the
-        instance has stopped.
+        """Write a line about one asynchronous request, or about one copy to a shadow variant, to
+        the instance's data log, unless the instance has stopped.
 
         Source: docs.aws.amazon.com/sagemaker/latest/dg/async-inference-monitor.html ("Logs").
         """

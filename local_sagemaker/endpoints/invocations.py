@@ -6,7 +6,6 @@ Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEnd
 (an error names its container).
 """
 
-import random
 from typing import Any
 
 from local_sagemaker.account.cloud import Cloud
@@ -19,6 +18,8 @@ from local_sagemaker.endpoints.pipeline import (
     AnswerTooLargeError,
     Invocation,
 )
+from local_sagemaker.endpoints.shadows import Shadows
+from local_sagemaker.endpoints.traffic import any_variant, named_variant
 from local_sagemaker.errors import ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
 
@@ -38,12 +39,26 @@ class Invocations:
     def __init__(self, cloud: Cloud, endpoints: Endpoints) -> None:
         self._cloud = cloud
         self._endpoints = endpoints
+        self._shadows = Shadows(cloud.clock, self._ask)
 
     async def invoke(self, params: dict[str, Any]) -> dict[str, Any]:
         """InvokeEndpoint. Raises ServiceError: ValidationError, ModelError, ModelNotReadyException,
         ServiceUnavailable."""
-        started = self._cloud.clock.ticks()
         variant = self._variant(params["EndpointName"], params.get("TargetVariant"))
+        fleet = self._endpoints.fleet_of(params["EndpointName"], variant)
+        answer = await self._shadows.asked(variant, fleet, params)
+        result = {
+            "Body": answer.body,
+            "ContentType": answer.headers.get("content-type", "application/octet-stream"),
+            "InvokedProductionVariant": variant.name,
+        }
+        if attributes := answer.headers.get("x-amzn-sagemaker-custom-attributes"):
+            result["CustomAttributes"] = attributes
+        return result
+
+    async def _ask(self, variant: Variant, params: dict[str, Any]) -> Answer:
+        """The variant's answer to a request, whose metrics are recorded. Raises ServiceError."""
+        started = self._cloud.clock.ticks()
         hostname = _target_container(variant, params.get("TargetContainerHostname"))
         target = _target_model(variant, params.get("TargetModel"))
 
@@ -54,7 +69,7 @@ class Invocations:
                 variant.record(name, value, unit, container=hostname)
 
         record("Invocations", 1.0)
-        variant.record("InvocationsPerInstance", 1.0 / max(len(variant.instances), 1))
+        variant.record("InvocationsPerInstance", 1.0 / max(len(variant.serving), 1))
         headers = {name: params[member] for member, name in _FORWARDED if member in params}
         failed = ""
         invocation: Invocation | None = None
@@ -90,14 +105,7 @@ class Invocations:
                     variant.record(
                         "ContainerLatency", seconds * 1e6, "Microseconds", container=name
                     )
-        result = {
-            "Body": answer.body,
-            "ContentType": answer.headers.get("content-type", "application/octet-stream"),
-            "InvokedProductionVariant": variant.name,
-        }
-        if attributes := answer.headers.get("x-amzn-sagemaker-custom-attributes"):
-            result["CustomAttributes"] = attributes
-        return result
+        return answer
 
     def _variant(self, endpoint: str, target_variant: str | None) -> Variant:
         fleet = self._endpoints.fleet(endpoint)
@@ -116,17 +124,16 @@ class Invocations:
                 f"AsyncInferenceConfig and takes asynchronous "
                 "invocations only. Use InvokeEndpointAsync."
             )
+        shift = self._endpoints.shift(endpoint)
         if target_variant is not None:
-            if target_variant not in fleet:
+            named = named_variant(fleet, shift, target_variant)
+            if named is None:
                 raise _refused(f"Variant {target_variant} of endpoint {endpoint} not found.")
-            return fleet[target_variant]
-        variants = list(fleet.values())
-        if len(variants) == 1:
-            return variants[0]
-        weights = [variant.document["CurrentWeight"] for variant in variants]
-        if not any(weights):
+            return named
+        drawn = any_variant(fleet, shift)
+        if drawn is None:
             raise _refused(f"No variant of endpoint {endpoint} has a weight above zero.")
-        return random.choices(variants, weights)[0]  # noqa: S311 - sharing traffic is no secret
+        return drawn
 
 
 async def _send(

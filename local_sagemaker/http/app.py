@@ -62,7 +62,7 @@ class Emulator:
         self.training = TrainingJobs(self.cloud)
         models = Models(self.cloud)
         configs = EndpointConfigs(self.cloud, models)
-        self.endpoints = Endpoints(self.cloud, models, configs, self.metrics)
+        self.endpoints = Endpoints(self.cloud, models, configs, self.metrics, self.alarms)
         self.transform = TransformJobs(self.cloud, models)
         self.invocations = Invocations(self.cloud, self.endpoints)
         self.async_invocations = AsyncInvocations(self.cloud, self.endpoints)

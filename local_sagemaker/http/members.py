@@ -93,7 +93,7 @@ STRUCTURES: dict[str, Structure] = {
     "DeleteModelInput": _structure("ModelName"),
     # Endpoint configurations
     "CreateEndpointConfigInput": _structure(
-        "EndpointConfigName ProductionVariants Tags AsyncInferenceConfig",
+        "EndpointConfigName ProductionVariants ShadowProductionVariants Tags AsyncInferenceConfig",
         "KmsKeyId ExecutionRoleArn VpcConfig EnableNetworkIsolation",
     ),
     "ProductionVariant": _structure(
@@ -116,12 +116,26 @@ STRUCTURES: dict[str, Structure] = {
     "ListEndpointConfigsInput": _structure(f"{_PAGE} {_CREATED}"),
     "DeleteEndpointConfigInput": _structure("EndpointConfigName"),
     # Endpoints
-    "CreateEndpointInput": _structure("EndpointName EndpointConfigName Tags"),
+    "CreateEndpointInput": _structure("EndpointName EndpointConfigName DeploymentConfig Tags"),
+    "DeploymentConfig": _structure(
+        "BlueGreenUpdatePolicy RollingUpdatePolicy AutoRollbackConfiguration"
+    ),
+    "BlueGreenUpdatePolicy": _structure(
+        "TrafficRoutingConfiguration TerminationWaitInSeconds MaximumExecutionTimeoutInSeconds"
+    ),
+    "TrafficRoutingConfig": _structure("Type WaitIntervalInSeconds CanarySize LinearStepSize"),
+    "RollingUpdatePolicy": _structure(
+        "MaximumBatchSize WaitIntervalInSeconds MaximumExecutionTimeoutInSeconds "
+        "RollbackMaximumBatchSize"
+    ),
+    "CapacitySize": _structure("Type Value"),
+    "AutoRollbackConfig": _structure("Alarms"),
+    "Alarm": _structure("AlarmName"),
     "DescribeEndpointInput": _structure("EndpointName"),
     "ListEndpointsInput": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
     "UpdateEndpointInput": _structure(
         "EndpointName EndpointConfigName RetainAllVariantProperties "
-        "ExcludeRetainedVariantProperties"
+        "ExcludeRetainedVariantProperties DeploymentConfig RetainDeploymentConfig"
     ),
     "VariantProperty": _structure("", VariantPropertyType="DesiredInstanceCount DesiredWeight"),
     "UpdateEndpointWeightsAndCapacitiesInput": _structure(

@@ -85,9 +85,9 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "UpdateInferenceComponentRuntimeConfig",
         ),
         _refusal(
-            "it has no shadow variants",
-            "Divide the requests among production variants by weight, or send them to a second "
-            "endpoint too.",
+            "it runs shadow variants, and no experiments that begin and end by themselves",
+            "Name a shadow variant in ShadowProductionVariants of CreateEndpointConfig, and update "
+            "the endpoint when the test is over.",
             "CreateInferenceExperiment DeleteInferenceExperiment DescribeInferenceExperiment "
             "ListInferenceExperiments StartInferenceExperiment StopInferenceExperiment "
             "UpdateInferenceExperiment",

@@ -7,7 +7,7 @@ Sources: docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/API_PutMetricA
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -71,6 +71,7 @@ class Alarms:
         self._statistics = statistics
         self._evaluated = -1
         self._tellings: set[asyncio.Task[None]] = set()
+        self._watches: list[tuple[Collection[str], asyncio.Future[str]]] = []
         self.operations: dict[str, Operation] = {
             "PutMetricAlarm": self.put,
             "DescribeAlarms": self.describe,
@@ -227,8 +228,28 @@ class Alarms:
             if action in _all_actions(alarm)
         ]
 
+    def exists(self, name: str) -> bool:
+        """Whether there is an alarm of this name."""
+        return self._cloud.store.get(_ALARM, name) is not None
+
+    async def in_alarm(self, names: Collection[str]) -> str:
+        """Wait until one of these alarms is in ALARM. Returns its name."""
+        for name, alarm in self._cloud.store.all(_ALARM):
+            if name in names and alarm["StateValue"] == "ALARM":
+                return name
+        tripped: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        watch = (names, tripped)
+        self._watches.append(watch)
+        try:
+            return await tripped
+        finally:
+            self._watches.remove(watch)
+
     def _move(self, alarm: Document, state: State, reason: str) -> None:
         """Enter a state, and tell the topics that it names."""
+        for names, tripped in self._watches:
+            if state == "ALARM" and alarm["AlarmName"] in names and not tripped.done():
+                tripped.set_result(alarm["AlarmName"])
         before, now = alarm["StateValue"], self._cloud.clock.now()
         alarm |= {"StateValue": state, "StateReason": reason, "StateUpdatedTimestamp": now}
         if state != before:

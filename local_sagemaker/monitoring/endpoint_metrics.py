@@ -31,10 +31,14 @@ class Metrics:
         unit: str = "None",
         namespace: str = INVOCATIONS,
         container: str | None = None,
+        config: str | None = None,
     ) -> None:
         """One value of a metric of a variant's container, of the variant where `container` is None,
         or of the endpoint as a whole where `variant` is None too.
 
+        A variant's value also counts for its endpoint configuration, `config`, so that an alarm can
+        watch the new fleet of an update alone
+        (docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails-configuration.html).
         Durations are rounded to three digits, so that they have few different values.
         """
         if unit in ("Microseconds", "Milliseconds", "Seconds"):
@@ -45,3 +49,6 @@ class Metrics:
         if container is not None:
             dimensions["ContainerName"] = container
         self._statistics.record(Metric.of(namespace, name, dimensions), value)
+        if config is not None and container is None and namespace == INVOCATIONS:
+            dimensions["EndpointConfigName"] = config
+            self._statistics.record(Metric.of(namespace, name, dimensions), value)

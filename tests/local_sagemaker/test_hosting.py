@@ -321,7 +321,6 @@ def test_model_data_must_be_there(sagemaker: Any, bucket: str) -> None:
 @pytest.mark.parametrize(
     ("member", "value"),
     [
-        ("ShadowProductionVariants", [{"VariantName": "shadow", "ModelName": "m"}]),
         (
             "DataCaptureConfig",
             {
@@ -329,7 +328,7 @@ def test_model_data_must_be_there(sagemaker: Any, bucket: str) -> None:
                 "DestinationS3Uri": "s3://b",
                 "CaptureOptions": [{"CaptureMode": "Input"}],
             },
-        ),
+        )
     ],
 )
 def test_hosting_options_that_are_not_emulated_are_refused_by_name(
