@@ -8,9 +8,11 @@ from dagster import AssetKey, AssetsDefinition, AutomationCondition, Materialize
 from assets.described import described
 from orchestration.private_dagster.chosen_partitions import asset_key
 from resources.tenantry_resource import TenantryResource
+from tenantry.capacity.new_endpoints import champions_at
 from tenantry.hosting import endpoints
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.catalogue import real_time_shape
+from tenantry.names import ids
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.shown_assets import WorkloadAsset
 
@@ -42,13 +44,19 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
         f"the endpoint that serves every tenant of the {workload.tier} tier from shared machines.",
     )
     def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
+        deployment, machines = tenantry.deployment, workload.shared_machines
+        shape = real_time_shape(workload, machines.tier)
+        serves = []
+        if shape.deploys:
+            name = ids.workload_name(workload.name)
+            endpoint = shape.endpoint_name(deployment.prefix, name, machines)
+            serves = champions_at(deployment, name, endpoint)
+            if not serves:
+                return MaterializeResult(
+                    metadata={"endpoint": endpoint, "status": "made with its first model"}
+                )
         return _as_result(
-            endpoints.ensure_endpoint(
-                tenantry.deployment,
-                workload,
-                workload.shared_machines,
-                real_time_shape(workload, workload.shared_machines.tier),
-            )
+            endpoints.ensure_endpoint(deployment, workload, machines, shape, serves=serves)
         )
 
     return serving_endpoint

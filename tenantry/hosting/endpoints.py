@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -63,7 +63,7 @@ def ensure_endpoint(
     *,
     timeout: float = 1800.0,
     began: datetime | None = None,
-    serves: Route | None = None,
+    serves: Sequence[Route] = (),
 ) -> Endpoint:
     """Bring the endpoint on some machines into service. Create it, or update it where it differs
     from the workload.
@@ -85,8 +85,8 @@ def ensure_endpoint(
         timeout: seconds to wait for it.
         began: when the caller began and read the workload; None for a caller that must make the
             endpoint follow the workload.
-        serves: the route of the version that an endpoint of one version is to serve. Such an
-            endpoint follows it, whenever the caller began.
+        serves: the routes of the versions that the endpoint is to serve, where the shape
+            ``deploys``. Such an endpoint follows them, whenever the caller began.
 
     Raises:
         NotAsynchronousError: the workload has no endpoint of that shape.

@@ -52,6 +52,12 @@ class Serverless(Section):
         return self
 
 
+class MultiContainer(Section):
+    """Up to 15 tenants' models on shared instances, each in a container of its own."""
+
+    shape: Literal["multi_container"] = "multi_container"
+
+
 class ContainerManaged(Section):
     """Many tenants' models behind one container, which fetches the archives that requests name."""
 
@@ -95,7 +101,7 @@ def _of_its_name(given: Any) -> Any:
 
 HostingShape = Annotated[
     Annotated[
-        MultiModel | SingleModel | Serverless | ContainerManaged | Pipeline,
+        MultiModel | SingleModel | Serverless | MultiContainer | Pipeline | ContainerManaged,
         Field(discriminator="shape"),
     ],
     BeforeValidator(_of_its_name, json_schema_input_type=Any),

@@ -146,6 +146,20 @@ RULES: Final = (
         _has_a_machine_image,
     ),
     Rule(
+        frozenset({"multi_container"}),
+        "SageMaker has no GPU inference for containers that are called directly.",
+        "Model hosting patterns in Amazon SageMaker, Part 1 (C63)",
+        "choose container_managed, or a CPU type",
+        _has_an_accelerator,
+    ),
+    Rule(
+        frozenset({"multi_container"}),
+        "A multi-container endpoint is shared, and a silo tenant shares with nobody.",
+        "C103",
+        "choose single_model or serverless",
+        _is_silo,
+    ),
+    Rule(
         frozenset({"pipeline"}),
         "A pipeline's containers share an instance; those without a GPU would hold it idle.",
         "C120: CPU with CPU, GPU with GPU",

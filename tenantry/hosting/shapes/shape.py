@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 ShapeName = Literal[
-    "multi_model", "single_model", "serverless", "container_managed", "pipeline", "asynchronous"
+    "multi_model",
+    "single_model",
+    "serverless",
+    "multi_container",
+    "pipeline",
+    "container_managed",
+    "asynchronous",
 ]
 VARIANT: Final = "AllTraffic"
 """The name of an endpoint's one production variant."""
@@ -71,13 +77,13 @@ class Addressed:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An endpoint that is to be made: where, of which workload, on which machines. ``serves`` is
-    the route of its one version, where it has one."""
+    """An endpoint that is to be made: where, of which workload, on which machines. ``serves`` are
+    the routes of its versions, where they are part of it."""
 
     deployment: Deployment
     workload: Workload
     machines: Machines
-    serves: Route | None
+    serves: Sequence[Route]
 
     @property
     def models_uri(self) -> str:
@@ -120,8 +126,8 @@ class Shape(ABC):
     - ``name`` stands in the registry's rows and never changes.
     - ``end`` ends the names of its endpoints (``sagemaker_names.ENDPOINT_ENDS``); empty for none.
     - ``tiers`` are the tiers that it may serve.
-    - ``deploys`` tells that an endpoint serves one version, so that another is a deployment. Else
-      its endpoint serves whatever archive a route names.
+    - ``deploys`` tells that an endpoint's versions are part of it, so that another one is a
+      deployment. Else its endpoint serves whatever archive a route names.
     - ``has_instances`` tells whether its capacity is counted in instances.
     - ``asked_by_app`` tells that IAM cannot hold a tenant's session to its own model there, so that
       the app's own session asks.
@@ -153,16 +159,16 @@ class Shape(ABC):
         deployment: Deployment,
         workload: Workload,
         machines: Machines,
-        serves: Route | None = None,
+        serves: Sequence[Route] = (),
     ) -> EndpointRequests:
         """The requests for the endpoint on some machines, as SageMaker takes them.
 
-        ``serves`` is the route of the version that an endpoint of one version serves. Other shapes
-        do not look at it.
+        ``serves`` are the routes of the versions that it serves, for a shape that ``deploys``.
+        Other shapes do not look at them.
 
         Raises:
             NotAsynchronousError: the workload has no endpoint of that shape.
-            ValueError: the endpoint serves one version, and none is given.
+            ValueError: the shape cannot serve these versions, or needs one.
         """
         return self._requests(Wanted(deployment, workload, machines, serves))
 

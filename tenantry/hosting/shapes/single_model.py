@@ -38,9 +38,9 @@ class SingleModelShape(RealTimeShape):
     deploys = True
 
     def _requests(self, wanted: Wanted) -> EndpointRequests:
-        if wanted.serves is None:
-            raise ValueError(f"an endpoint of shape {self.name} serves a version; name one")
-        endpoint, serves = self._endpoint(wanted), wanted.serves
+        if len(wanted.serves) != 1:
+            raise ValueError(f"an endpoint of shape {self.name} serves one version; name it")
+        endpoint, serves = self._endpoint(wanted), wanted.serves[0]
         tags = [*wanted.config_tags, *wanted.tenant_tags]
         model = self._model_request(
             endpoint,

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from tenantry.aws import objects
-from tenantry.capacity.new_endpoints import ensure_endpoints
+from tenantry.capacity.new_endpoints import deploying, ensure_endpoints
 from tenantry.hosting.endpoints import describe_endpoint, endpoints_beginning
 from tenantry.hosting.shapes.catalogue import real_time_shape, route_in
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import ids
-from tenantry.names.tiers import Machines, Tier, machines_of
+from tenantry.names.tiers import Tier, machines_of
 from tenantry.onboarding.registration import (
     ArtifactUnusableError,
     Registration,
@@ -39,6 +39,7 @@ SHAPED: list[tuple[Tier, str]] = [
     ("bridge", "multi_model"),
     ("bridge", "container_managed"),
     ("silo", "single_model"),
+    ("bridge", "multi_container"),
 ]
 
 
@@ -66,11 +67,9 @@ def registered(world: World, model: ModelVersion) -> Registration:
     route = route_in(deployment.prefix, workload, model.tier, model.tenant, model.version)
     machines = machines_of(model.tier, model.tenant)
 
-    def deploy(on: Machines, of: Any) -> None:
-        ensure_endpoints(deployment, workload, on, began, of)
-
     if real_time_shape(workload, model.tier).deploys:
-        return register(deployment, workload, model, route, deploy=deploy)
+        with deploying(deployment, workload, machines, began) as deploy:
+            return register(deployment, workload, model, route, deploy=deploy)
     ensure_endpoints(deployment, workload, machines, began)
     return register(deployment, workload, model, route)
 
