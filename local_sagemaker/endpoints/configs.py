@@ -2,8 +2,8 @@
 DeleteEndpointConfig.
 
 Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Instances
-that answer in real time or asynchronously are emulated; serverless and shadow variants, data
-capture and explainers are refused.
+that answer in real time or asynchronously are emulated, and serverless variants; shadow variants,
+data capture and explainers are refused.
 """
 
 import re
@@ -14,8 +14,10 @@ from local_sagemaker.account.state import Document
 from local_sagemaker.account.storage import DataError, S3Location
 from local_sagemaker.endpoints.models import Models, ModelSpec
 from local_sagemaker.errors import not_found, validation
+from local_sagemaker.serverless.config import check_variants
 
 KIND = "endpoint-config"
+_OF_INSTANCES = ("InstanceType", "InitialInstanceCount")
 _GPU_INSTANCE = re.compile(r"ml\.(?:gr?|p)\d")
 
 
@@ -52,7 +54,8 @@ class EndpointConfigs:
             )
         models = [self._models.get(variant["ModelName"]) for variant in variants]
         for variant, model in zip(variants, models, strict=True):
-            _check_instance_type(variant["InstanceType"], ModelSpec.parse(model))
+            _check_instance_type(variant.get("InstanceType", ""), ModelSpec.parse(model))
+        check_variants(params, variants, models)
         if "AsyncInferenceConfig" in params:
             _check_asynchronous(params["AsyncInferenceConfig"], models)
         document = {key: value for key, value in params.items() if key != "Tags"} | {
@@ -81,7 +84,8 @@ class EndpointConfigs:
 
 
 def _variant(variant: Document) -> Document:
-    for member in ("ModelName", "InstanceType", "InitialInstanceCount"):
+    of_instances = () if variant.get("ServerlessConfig") else _OF_INSTANCES
+    for member in ("ModelName", *of_instances):
         if not variant.get(member):
             raise validation(f"ProductionVariant {variant['VariantName']}: {member} is required")
     return {"InitialVariantWeight": 1.0, **variant}

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.__main__ import parse_arguments
-from local_sagemaker.account.billing import Account, Bill, Meter, read_prices
+from local_sagemaker.account.billing import Account, Bill, Meter
+from local_sagemaker.account.prices import Prices, read_prices
 from local_sagemaker.account.rates import (
     SPOT_TRAINING,
     TRAINING,
@@ -232,8 +233,8 @@ def test_the_bill_has_seconds_and_dollars_by_usage_type_and_resource(
     real_seconds = (ended["TrainingEndTime"] - ended["TrainingStartTime"]).total_seconds()
     # A description's times are in whole milliseconds.
     assert 2 * 0.5 * LAPSE < line.instance_seconds <= 2 * (real_seconds + 0.01) * LAPSE
-    assert line.usd == pytest.approx(line.instance_seconds / 3600 * PRICES[TYPE])
-    assert total.usd == pytest.approx(sum(line.usd or 0 for line in total.resources))
+    assert line.cost == pytest.approx(line.instance_seconds / 3600 * PRICES[TYPE])
+    assert total.cost == pytest.approx(sum(line.cost or 0 for line in total.lines))
     assert total.instance_seconds == pytest.approx(
         sum(line.instance_seconds for line in total.usages)
     )
@@ -339,13 +340,13 @@ def test_prices_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_what_was_settled_is_billed_after_a_crash(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    meter = Meter(store, MACHINE, None)
+    meter = Meter(store, MACHINE, Prices(None, "eu-west-1", "USD"))
     running = meter.begin(Account(TRAINING, "arn", TYPE), count=2)
     time.sleep(0.02)
     meter.settle()
-    settled = Meter(store, MACHINE, None).bill()
+    settled = Meter(store, MACHINE, Prices(None, "eu-west-1", "USD")).bill()
     assert settled.instance_seconds >= 0.04
-    assert (settled.usd, settled.without_price) == (None, [TYPE])
+    assert (settled.cost, settled.without_price) == (None, [TYPE])
     running.end()
     running.end()
     assert meter.bill().instance_seconds >= settled.instance_seconds
