@@ -206,19 +206,15 @@ class Meter:
         self.settle()
         lines = [self._line(document) for _, document in self._store.all(KIND)]
         instances = [line for line in lines if line.what == INSTANCE]
-        costs = [line.cost for line in lines if line.cost is not None]
         return Bill(
             time_lapse=self._clock.lapse,
             region=self._region,
             currency=self._currency,
-            cost=sum(costs) if costs else None,
+            cost=_cost(lines),
             lines=lines,
             instance_seconds=sum(line.quantity for line in instances) * _SECONDS_PER_HOUR,
-            usages=_sums(sorted({(line.usage, line.kind) for line in instances}), instances),
-            resources=_sums(
-                dict.fromkeys((line.usage, line.kind, line.resource) for line in instances),
-                instances,
-            ),
+            usages=_sums(instances, by_resource=False),
+            resources=_sums(instances, by_resource=True),
             without_price=sorted(
                 {
                     line.kind if line.what == INSTANCE else line.what
@@ -258,36 +254,39 @@ class Meter:
             self._store.put(KIND, name, document)
 
 
-def _sums(keys: Iterable[tuple[str, ...]], lines: list[Line]) -> list[BillLine]:
-    """The lines of instances, summed by usage and type, and where a key has it, by resource."""
-    found = []
-    for usage, kind, *resources in keys:
-        resource = resources[0] if resources else None
-        mine = [
-            line
-            for line in lines
-            if (line.usage, line.kind) == (usage, kind) and resource in (None, line.resource)
-        ]
-        costs = [line.cost for line in mine if line.cost is not None]
-        found.append(
-            BillLine(
-                usage=usage,
-                instance_type=kind,
-                resource=resource,
-                instance_seconds=sum(line.quantity for line in mine) * _SECONDS_PER_HOUR,
-                cost=sum(costs) if costs else None,
-            )
+def _sums(lines: list[Line], *, by_resource: bool) -> list[BillLine]:
+    """The lines of instances, summed by usage and type, and by resource too."""
+    groups: dict[tuple[str, str, str | None], list[Line]] = {}
+    for line in lines:
+        key = (line.usage, line.kind, line.resource if by_resource else None)
+        groups.setdefault(key, []).append(line)
+    return [
+        BillLine(
+            usage=usage,
+            instance_type=kind,
+            resource=resource,
+            instance_seconds=sum(line.quantity for line in mine) * _SECONDS_PER_HOUR,
+            cost=_cost(mine),
         )
-    return found
+        for (usage, kind, resource), mine in groups.items()
+    ]
+
+
+def _cost(lines: Iterable[Line]) -> float | None:
+    """The sum of the costs; None where no line has one."""
+    costs = [line.cost for line in lines if line.cost is not None]
+    return sum(costs) if costs else None
 
 
 def _by_tag(lines: list[Line], tag: str) -> list[TagShare]:
-    values = dict.fromkeys(line.tags.get(tag) for line in lines)
+    groups: dict[str | None, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.tags.get(tag), []).append(line)
     return [
         TagShare(
             value=value,
-            cost=sum(line.cost or 0.0 for line in lines if line.tags.get(tag) == value),
-            without_price=sum(line.cost is None for line in lines if line.tags.get(tag) == value),
+            cost=_cost(mine) or 0.0,
+            without_price=sum(line.cost is None for line in mine),
         )
-        for value in values
+        for value, mine in groups.items()
     ]

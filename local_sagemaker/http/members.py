@@ -200,7 +200,9 @@ STRUCTURES: dict[str, Structure] = {
         "ScaleInCooldown DisableScaleIn"
     ),
     "PredefinedMetricSpecification": _structure(
-        "", PredefinedMetricType="SageMakerVariantInvocationsPerInstance"
+        "",
+        PredefinedMetricType="SageMakerVariantInvocationsPerInstance "
+        "SageMakerVariantProvisionedConcurrencyUtilization",
     ),
     "CustomizedMetricSpecification": _structure(
         "MetricName Namespace Dimensions Statistic Metrics", "Unit"

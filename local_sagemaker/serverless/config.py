@@ -141,8 +141,8 @@ def check_account(
 ) -> None:
     """Refuse an endpoint beyond the account's quotas. Raises ResourceLimitExceeded.
 
-    `others` are the documents of the account's endpoints, `name` included; `variants` are those
-    that the endpoint is to have.
+    `others` are the documents of the account's endpoints, `name` included. `variants` are those
+    that the endpoint is to have, in an update also those that it has.
     """
     wanted = [one for one in variants if "ServerlessConfig" in one]
     if not wanted:
@@ -150,17 +150,15 @@ def check_account(
     rest = [
         variant
         for endpoint in others
-        if endpoint["EndpointName"] != name
+        if endpoint["EndpointName"] != name and endpoint["EndpointStatus"] != "Failed"
         for variant in endpoint["Variants"]
         if "ServerlessConfig" in variant
     ]
-    if len(rest) + len(wanted) > ENDPOINT_LIMIT:
+    if len(rest) + 1 > ENDPOINT_LIMIT:
         raise _limit("Maximum number of serverless endpoints", ENDPOINT_LIMIT, len(rest), 1)
     total = 1000 if region in _LARGE_REGIONS else 500
-    used, more = (
-        sum(variant["ServerlessConfig"]["MaxConcurrency"] for variant in some)
-        for some in (rest, wanted)
-    )
+    used = sum(variant["ServerlessConfig"]["MaxConcurrency"] for variant in rest)
+    more = max(variant["ServerlessConfig"]["MaxConcurrency"] for variant in wanted)
     if used + more > total:
         raise _limit("Maximum total concurrency of serverless endpoints", total, used, more)
 

@@ -59,9 +59,8 @@ class Environment:
                 f"The model has {data} bytes; a serverless endpoint has {DISK_LIMIT_BYTES} bytes "
                 f"of storage."
             )
-        delay = self._cloud.cold_starts.draw(image + data)
-        delay += self._cloud.faults.delay("slow_provisioning", self.instance.subject)
-        await self._cloud.clock.sleep(delay)
+        await MACHINE.sleep(self._cloud.faults.delay("slow_provisioning", self.instance.subject))
+        await self._cloud.clock.sleep(self._cloud.cold_starts.draw(image + data))
         self.setup_seconds = self._cloud.clock.ticks() - began
 
     @property
@@ -73,16 +72,18 @@ class Environment:
         """The mark of its processes; empty before the start."""
         return self._container.token
 
+    @property
+    def alive(self) -> bool:
+        """Whether its container has started and not ended."""
+        return self._container.running
+
+    async def started(self) -> bool:
+        """Wait for the end of the start; whether it succeeded."""
+        await asyncio.wait({self.ready})
+        return not self.ready.cancelled() and self.ready.exception() is None
+
     async def ended(self) -> None:
-        """Wait until the container ends, or until the start has failed."""
-        try:
-            await asyncio.shield(self.ready)
-        except InstanceFailedError:
-            return
-        except asyncio.CancelledError:
-            if not self.ready.cancelled():
-                raise
-            return
+        """Wait until the started container ends."""
         await self._container.wait()
 
     async def died(self) -> bool:

@@ -159,9 +159,6 @@ class ServerlessVariant(Variant):
                 if not environment.ready.cancelled():
                     raise
                 raise self._model_error("The endpoint was stopped.") from None
-            if not environment.requests and not warm:
-                setup = environment.setup_seconds * 1e6
-                self.record("ModelSetupTime", setup, "Microseconds")
             environment.requests += 1
             async with self._billing(warm=warm):
                 try:
@@ -232,6 +229,7 @@ class ServerlessVariant(Variant):
         task.add_done_callback(self._tasks.discard)
 
     def _give_back(self, environment: Environment, *, usable: bool) -> None:
+        usable = usable and environment.alive
         if self._closed or not usable:
             self._pool.lose(environment)
             self._retire(environment, STOP_GRACE_SECONDS if usable else 0.0)
@@ -257,8 +255,11 @@ class ServerlessVariant(Variant):
             self._retire(environment)
 
     async def _watch(self, environment: Environment) -> None:
-        """Remove an environment that ends while it is idle; a request notices by itself."""
-        await environment.ended()
+        """Record an environment's start, and remove one that ends while it is idle. A request
+        notices by itself."""
+        if await environment.started():
+            self.record("ModelSetupTime", environment.setup_seconds * 1e6, "Microseconds")
+            await environment.ended()
         if environment in self._pool.idle:
             self._pool.lose(environment)
             self._retire(environment, 0.0)
