@@ -393,8 +393,7 @@ def test_several_variants_are_refused(sagemaker: Any) -> None:
 def test_the_account_has_a_total_concurrency(sagemaker: Any, endpoint: Endpoint) -> None:
     large = serverless(sagemaker, most=200)
     with pytest.raises(ClientError, match="Maximum total concurrency") as refused:
-        for _ in range(6):
-            endpoint(large)
+        [endpoint(large) for _ in range(6)]
     assert refused.value.response["Error"]["Code"] == "ResourceLimitExceeded"
 
 
