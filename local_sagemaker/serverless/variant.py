@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Final
 
 from local_sagemaker.account.billing import (
@@ -76,11 +76,6 @@ class ServerlessVariant(Variant):
         self._warming: asyncio.Task[None] | None = None
         self._billed: Running | None = None
 
-    @property
-    def environments(self) -> int:
-        """The number of environments, those that start included."""
-        return len(self._pool.all)
-
     def record(
         self,
         name: str,
@@ -119,11 +114,12 @@ class ServerlessVariant(Variant):
             await asyncio.gather(*(asyncio.shield(one.ready) for one in fresh))
         except BaseException:
             self.config = before
-            self._pool.resize(before.max_concurrency, before.provisioned)
             for environment in fresh:
                 if environment in self._pool.idle:
                     self._pool.lose(environment)
                     self._retire(environment, 1.0)
+            for environment in self._pool.resize(before.max_concurrency, before.provisioned):
+                self._retire(environment)
             raise
         if self._billed is not None:
             self._billed.end()
@@ -160,19 +156,18 @@ class ServerlessVariant(Variant):
                     raise
                 raise self._model_error("The endpoint was stopped.") from None
             environment.requests += 1
-            async with self._billing(warm=warm):
-                try:
-                    with environment.instance:
-                        yield environment.instance
-                    usable = True
-                except ServiceError as error:
-                    # A container that was cut off may still be at work on the request.
-                    usable = bool(error.fields.get("OriginalStatusCode"))
-                    if not usable and await environment.died():
-                        raise self._model_error(
-                            "An error occurred while handling request as the model process exited."
-                        ) from error
-                    raise
+            try:
+                with self._billing(warm=warm), environment.instance:
+                    yield environment.instance
+                usable = True
+            except ServiceError as error:
+                # A container that was cut off may still be at work on the request.
+                usable = bool(error.fields.get("OriginalStatusCode"))
+                if not usable and await environment.died():
+                    raise self._model_error(
+                        "An error occurred while handling request as the model process exited."
+                    ) from error
+                raise
         finally:
             self._give_back(environment, usable=usable)
 
@@ -182,8 +177,8 @@ class ServerlessVariant(Variant):
             handled = "Invocations" if warm else "SpilloverInvocations"
             self.record(f"ServerlessProvisionedConcurrency{handled}", 1.0, "Count")
 
-    @contextlib.asynccontextmanager
-    async def _billing(self, *, warm: bool) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def _billing(self, *, warm: bool) -> Iterator[None]:
         """Bill the compute of one request, in whole milliseconds (aws.amazon.com/sagemaker/pricing:
         "billed by the millisecond")."""
         began = self._cloud.clock.ticks()

@@ -514,3 +514,36 @@ def settled_or_updating(sagemaker: Any, name: str) -> Any:
         lambda: sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"],
         lambda status: status != "SystemUpdating",
     )
+
+
+@pytest.mark.slow
+def test_target_tracking_follows_the_utilization_of_provisioned_concurrency(
+    paced_emulator: Emulator, paced_endpoint: Endpoint
+) -> None:
+    sagemaker = paced_emulator.client("sagemaker")
+    runtime = paced_emulator.client("sagemaker-runtime")
+    scaling = paced_emulator.client("application-autoscaling")
+    name = paced_endpoint(serverless(sagemaker, most=3, warm=1))
+    scope = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{name}/variant/variant-1",
+        "ScalableDimension": "sagemaker:variant:DesiredProvisionedConcurrency",
+    }
+    scaling.register_scalable_target(**scope, MinCapacity=1, MaxCapacity=2)
+    kind = "SageMakerVariantProvisionedConcurrencyUtilization"
+    scaling.put_scaling_policy(
+        **scope,
+        PolicyName="tracking",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={
+            "TargetValue": 0.5,
+            "PredefinedMetricSpecification": {"PredefinedMetricType": kind},
+        },
+    )
+
+    def provisioned() -> Any:
+        ask(runtime, name, "sleep 0.2")
+        (variant,) = sagemaker.describe_endpoint(EndpointName=name)["ProductionVariants"]
+        return variant["DesiredServerlessConfig"]["ProvisionedConcurrency"]
+
+    wait_for(provisioned, lambda count: count == 2)
