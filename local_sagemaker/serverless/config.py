@@ -100,6 +100,8 @@ def check_variants(
 
     `params` are those of CreateEndpointConfig, `models` the variants' own.
     """
+    if is_serverless(params.get("ShadowProductionVariants", [])):
+        raise _excluded("Shadow variants are")
     if not is_serverless(variants):
         return
     if len(variants) > 1:

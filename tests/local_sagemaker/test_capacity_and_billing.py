@@ -307,9 +307,41 @@ def test_endpoints_of_some_names_wait_for_their_instances_and_are_billed_for_it(
     api.delete_endpoint(EndpointName=name)
 
 
+def test_the_lines_of_an_endpoint_and_a_job_have_their_tags_and_the_prices_of_the_region(
+    api: Any, frugal: Emulator, bucket: str
+) -> None:
+    tags = [{"Key": "tenantry:tenant", "Value": unique("tenant")}]
+    config = create_endpoint_config(api, create_model(api), VolumeSizeInGB=5)
+    name = unique("endpoint")
+    api.create_endpoint(EndpointName=name, EndpointConfigName=config, Tags=tags)
+    settled_endpoint(api, name)
+    runtime = frugal.client("sagemaker-runtime")
+    answer = runtime.invoke_endpoint(EndpointName=name, Body=b"pass 1234")["Body"].read()
+    api.delete_endpoint(EndpointName=name)
+    ended_training_job(api, job(api, bucket, resources={"VolumeSizeInGB": 2}, Tags=tags))
+    wait_for(
+        lambda: frugal.control("GET", "/_local/health")["instances"]["endpoint"], lambda n: not n
+    )
+    mine = [line for line in bill(frugal).lines if tags[0]["Value"] in line.tags.values()]
+    lines = {(line.what, line.usage): line for line in mine}
+    for usage, gigabytes in (("endpoint", 5), (TRAINING, 2)):
+        held, storage = lines["instance", usage], lines["storage", usage]
+        assert (held.price, held.price_source) == (PRICES[TYPE], "the caller's prices")
+        assert storage.quantity == pytest.approx(held.quantity * gigabytes / (30 * 24))
+        assert storage.price == 0.154
+        assert "eu-west-1" in storage.price_source
+    sizes = [lines[what, "endpoint"].quantity * 1024**3 for what in ("data in", "data out")]
+    assert sizes == pytest.approx([len(b"pass 1234"), len(answer)])
+    assert lines["requests", "endpoint"].quantity == 1
+    assert lines["requests", "endpoint"].cost is None
+    assert lines["data in", "endpoint"].price == 0.016
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--discount", "endpoint=2"), "is no discount"),
+        (("--serverless-setup-sigma", "-1"), "must be 0 or more"),
         (("--quota", "ml.m5.large=3"), "is no quota"),
         (("--quota", "ml.m5.large for dancing usage=3"), "is no quota"),
         (("--prices", "/nowhere/prices.yaml"), "No such file"),
