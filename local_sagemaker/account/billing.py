@@ -16,7 +16,7 @@ from local_sagemaker.account.prices import Prices
 from local_sagemaker.account.state import Document, Store
 from local_sagemaker.clock import Clock
 
-KIND = "billed"
+KIND = "bill-line"
 INSTANCE = "instance"
 STORAGE = "storage"
 DATA_IN, DATA_OUT = "data in", "data out"
