@@ -18,7 +18,6 @@ from tenantry.hosting.shapes.shape import (
 from tenantry.names import sagemaker_names
 from tenantry.workloads.hosting import MOST_CONTAINERS
 
-
 _SECOND: Final = "second"
 """The container that nobody asks, beside one tenant's alone."""
 
