@@ -39,6 +39,7 @@ SHAPED: list[tuple[Tier, str]] = [
     ("bridge", "multi_model"),
     ("bridge", "container_managed"),
     ("silo", "single_model"),
+    ("silo", "serverless"),
     ("bridge", "multi_container"),
 ]
 
