@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from tenantry.aws.objects import error_code
 from tenantry.errors import TenantryError
 from tenantry.hosting.route import Route
-from tenantry.hosting.safe_updates import deployment_config
+from tenantry.hosting.safe_updates import deployment_config, forget_guard
 from tenantry.hosting.shapes.shape import Shape
 from tenantry.names import ids
 from tenantry.names.tiers import Machines
@@ -106,7 +106,9 @@ def ensure_endpoint(
     if began is not None and described is not None and described["LastModifiedTime"] > began:
         return as_endpoint(wait_in_service(deployment, name, timeout=timeout), "unchanged")
     if described is None or described["EndpointConfigName"] != wanted_config:
-        create_once(client.create_model, wanted.model)
+        for model in (wanted.model, wanted.shadow):
+            if model is not None:
+                create_once(client.create_model, model)
         create_once(client.create_endpoint_config, wanted.config)
         if described is None:
             endpoint = {"EndpointName": name, "EndpointConfigName": wanted_config}
@@ -119,11 +121,18 @@ def ensure_endpoint(
             )
             # Serverless endpoints take no DeploymentConfig.
             guard = (
-                deployment_config(deployment, workload.hosting.updates, name, instances)
+                deployment_config(
+                    deployment, workload.hosting.updates, name, wanted_config, instances
+                )
                 if shape.has_instances
                 else None
             )
-            change = _update(deployment, name, wanted_config, timeout, guard)
+            try:
+                change = _update(deployment, name, wanted_config, timeout, guard)
+                wait_in_service(deployment, name, timeout=timeout)
+            finally:
+                if guard is not None:
+                    forget_guard(deployment, wanted_config)
     ready = wait_in_service(deployment, name, timeout=timeout)
     if ready["EndpointConfigName"] != wanted_config:
         if began is not None:

@@ -18,7 +18,6 @@ from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.aws.tables import PARTITION
 from tenantry.capacity.registration import deregister
 from tenantry.hosting import endpoints
-from tenantry.hosting.safe_updates import forget_guard
 from tenantry.hosting.shapes.catalogue import SHAPES
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys, sagemaker_names, table_keys
@@ -209,7 +208,6 @@ def _delete_endpoints(deployment: Deployment, workload: ids.WorkloadName, done: 
             if pattern.fullmatch(name):
                 if listed == "Endpoints":
                     deregister(deployment, name)
-                    forget_guard(deployment, name)
                 try:
                     delete(**{field_name: name})
                 except ClientError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tenantry.names.tiers import Tier
-from tenantry.workloads.hosting import MOST_CONTAINERS, HostingShape, Pipeline
+from tenantry.workloads.hosting import MOST_CONTAINERS, SHADOWED, HostingShape, Pipeline
 from tenantry.workloads.instance_types import (
     gpu_gigabytes,
     has_accelerator,
@@ -229,4 +229,11 @@ def hosting_fault(workload: Workload) -> str | None:
             if particulars:
                 why = particulars if isinstance(particulars, str) else rule.says.removesuffix(".")
                 return f"hosting.{tier} is {shape.shape}: {why} ({rule.source}); {rule.cure}"
+    if workload.hosting.shadow is not None and not SHADOWED & {
+        getattr(workload.hosting, tier).shape for tier in TIERS
+    }:
+        return (
+            f"hosting.shadow needs a tier of one of the shapes {', '.join(sorted(SHADOWED))}; "
+            f"choose one for a tier, or remove hosting.shadow"
+        )
     return None

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from contracts import variables
 from contracts.logs import log_environment
 from tenantry.hosting.route import Route
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Machines, Tier
+from tenantry.workloads.hosting import SHADOWED, Shadow
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ ShapeName = Literal[
 ]
 VARIANT: Final = "AllTraffic"
 """The name of an endpoint's one production variant."""
+SHADOW: Final = "Shadow"
+"""The name of its shadow variant, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-zero-insta
 @dataclass(frozen=True)
 class EndpointRequests:
     """The requests that make an endpoint: ``model`` is for CreateModel, ``config`` for
-    CreateEndpointConfig, and ``tags`` are for CreateEndpoint.
+    CreateEndpointConfig, and ``tags`` are for CreateEndpoint. ``shadow`` is for CreateModel, too.
 
     The names of model and configuration depend on their content: other content is another
     deployment.
@@ -64,6 +68,7 @@ class EndpointRequests:
     model: Mapping[str, Any]
     config: Mapping[str, Any]
     tags: Sequence[Mapping[str, str]] = ()
+    shadow: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,15 @@ class Wanted:
     @property
     def environment(self) -> dict[str, str]:
         """The variables of that container that all shapes set."""
-        return {**log_environment(), **self.workload.serving.environment}
+        digests = {} if self.shadow is None else {variables.ANSWER_DIGESTS: "true"}
+        return {**log_environment(), **self.workload.serving.environment, **digests}
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """The file's shadow, where the shape of this tier can have one."""
+        hosting = self.workload.hosting
+        shape = getattr(hosting, self.machines.tier).shape
+        return hosting.shadow if shape in SHADOWED else None
 
     @property
     def config_tags(self) -> list[dict[str, str]]:
@@ -202,6 +215,35 @@ class Shape(ABC):
             "InstanceType": instance_type or workload.serving.instance_type,
             **({} if chosen is None else {"InferenceAmiVersion": chosen}),
         }
+
+    def _with_shadow(
+        self, wanted: Wanted, endpoint: str, model: dict[str, Any], config: dict[str, Any]
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The shadow's model, if there is to be a shadow, and the configuration with it. ``model``
+        and ``config`` are the contents of both without one."""
+        shadow = wanted.shadow
+        if shadow is None:
+            return None, config
+        container = model["PrimaryContainer"]
+        content = {
+            **{name: value for name, value in model.items() if name != "ModelName"},
+            "PrimaryContainer": {
+                **container,
+                "Image": wanted.deployment.image(
+                    wanted.workload.serving_container, shadow.image_tag
+                ),
+                "Environment": {**container["Environment"], **shadow.environment},
+            },
+        }
+        copied = self._model_request(endpoint, content)
+        variant = {
+            **config["ProductionVariants"][0],
+            "VariantName": SHADOW,
+            "ModelName": copied["ModelName"],
+            "InitialInstanceCount": shadow.instances,
+            "InitialVariantWeight": shadow.percent / 100,
+        }
+        return copied, {**config, "ShadowProductionVariants": [variant]}
 
     def _endpoint(self, wanted: Wanted) -> str:
         return self.endpoint_name(

@@ -57,8 +57,10 @@ class SingleModelShape(RealTimeShape):
             },
         )
         variant = self._variant(wanted, model["ModelName"])
-        config = self._config_request(endpoint, {"ProductionVariants": [variant], "Tags": tags})
-        return EndpointRequests(model, config, wanted.tenant_tags)
+        content = {"ProductionVariants": [variant], "Tags": tags}
+        shadow, content = self._with_shadow(wanted, endpoint, model, content)
+        config = self._config_request(endpoint, content)
+        return EndpointRequests(model, config, wanted.tenant_tags, shadow)
 
     def address(self, _: Route, request: Mapping[str, Any] | bytes) -> Addressed:
         """The request itself."""
