@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +34,23 @@ from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 from containers.runtime.archives.archive import ArchiveLimits
-from containers.runtime.errors import ContainerError
+from containers.runtime.serving.bodies import (
+    ASYNCHRONOUS_BYTES,
+    REAL_TIME_BYTES,
+    ClientGoneError,
+    Receive,
+    Send,
+    read_body,
+    send_file,
+    size_of,
+    spool_body,
+)
 from containers.runtime.serving.memory import default_budget
 from containers.runtime.serving.model_store import Loaded, ModelStore
 from containers.runtime.serving.predictor import Answer, InvalidRequestError, ModelT, Predictor
 from containers.runtime.serving.records import (
     is_model_folder,
+    model_of_first_line,
     model_of_record,
     one_line,
     split_records,
@@ -47,7 +58,6 @@ from containers.runtime.serving.records import (
 from containers.runtime.serving.remote_models import RemoteModels, parse_models_uri
 from containers.runtime.serving.serving_errors import (
     BadRequestError,
-    BodyTooLargeError,
     MethodNotAllowedError,
     NotFoundError,
     ServingError,
@@ -55,9 +65,7 @@ from containers.runtime.serving.serving_errors import (
 from contracts import variables
 from contracts.logs import UnknownLogFormatError, add_log_fields, write_logs
 
-# InvokeEndpoint's body limit in the API's model (botocore) is 6,291,456 bytes. CreateTransformJob
-# accepts at most 100 MB as MaxPayloadInMB.
-REAL_TIME_BYTES: Final = 6 * 1024 * 1024
+# CreateTransformJob accepts at most 100 MB as MaxPayloadInMB.
 LARGEST_BATCH_MB: Final = 100
 # SageMaker sends SIGKILL 30 seconds after SIGTERM.
 GRACE_SECONDS: Final = 25
@@ -65,14 +73,8 @@ SINGLE: Final = "model"
 TOGETHER: Final = 32
 
 _log = logging.getLogger(__name__)
-_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _JSON: Final = "application/json"
 _Result = TypeVar("_Result")
-
-
-class _ClientGoneError(ContainerError):
-    """The client closed its connection before its request was complete."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class ServingApp(Generic[ModelT]):
         self._many = (
             not settings.multi_model and not self._remote and is_model_folder(settings.model_folder)
         )
+        self._streamed: Any = getattr(predictor, "predict_stream", None)
         self._started = time.monotonic()
         self._answers: dict[int, int] = {}
 
@@ -188,16 +191,15 @@ class ServingApp(Generic[ModelT]):
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
-    async def __call__(
-        self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send
-    ) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
         more: list[tuple[bytes, bytes]] = []
+        file = None
         try:
             answer = await self._route(scope, receive)
-            status, body, content_type = 200, answer.body, answer.content_type
+            status, body, content_type, file = 200, answer.body, answer.content_type, answer.file
         except ServingError as error:
             status, body, content_type, more = error.status, error.body(), _JSON, error.headers()
         except InvalidRequestError as error:
@@ -206,7 +208,7 @@ class ServingApp(Generic[ModelT]):
                 BadRequestError(error.message, error.field, error.reason).body(),
                 _JSON,
             )
-        except _ClientGoneError:
+        except ClientGoneError:
             return
         # An error that a family raises becomes an answer; the server goes on.
         except Exception as error:  # noqa: BLE001
@@ -221,13 +223,17 @@ class ServingApp(Generic[ModelT]):
         self._answers[status] = self._answers.get(status, 0) + 1
         headers = [
             (b"content-type", content_type.encode("latin-1")),
-            (b"content-length", b"%d" % len(body)),
+            (b"content-length", b"%d" % (len(body) if file is None else size_of(file))),
             *more,
         ]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        with file or contextlib.nullcontext():
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            if file is None:
+                await send({"type": "http.response.body", "body": body})
+            else:
+                await send_file(send, file)
 
-    async def _route(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+    async def _route(self, scope: MutableMapping[str, Any], receive: Receive) -> Answer:
         method: str = scope["method"]
         # Use the raw path, because a name may contain escaped slashes.
         path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -259,9 +265,9 @@ class ServingApp(Generic[ModelT]):
         )
 
     async def _invoke_model(
-        self, name: str, scope: MutableMapping[str, Any], receive: _Receive
+        self, name: str, scope: MutableMapping[str, Any], receive: Receive
     ) -> Answer:
-        body = await self._body(scope, receive)
+        body = await read_body(scope, receive, self._settings.body_bytes)
         entry = self.store.acquire(name)
         add_log_fields(**entry.known)  # each HTTP request is a separate task
         try:
@@ -283,7 +289,7 @@ class ServingApp(Generic[ModelT]):
                 result = await result
         return cast(Answer, result)
 
-    async def _while_connected(self, receive: _Receive, work: Awaitable[_Result]) -> _Result:
+    async def _while_connected(self, receive: Receive, work: Awaitable[_Result]) -> _Result:
         """Wait for `work`. If the family is asynchronous, cancel the work when the client
         disconnects first."""
         if not self._asynchronous:
@@ -293,16 +299,16 @@ class ServingApp(Generic[ModelT]):
         try:
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise _ClientGoneError
+                raise ClientGoneError
             return await task
         finally:
             task.cancel()
             gone.cancel()
             await asyncio.gather(task, gone, return_exceptions=True)
 
-    async def _load(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+    async def _load(self, scope: MutableMapping[str, Any], receive: Receive) -> Answer:
         try:
-            request = json.loads(await self._body(scope, receive))
+            request = json.loads(await read_body(scope, receive, self._settings.body_bytes))
         except (ValueError, RecursionError) as error:
             raise BadRequestError("the body is not JSON") from error
         if not isinstance(request, dict):
@@ -349,9 +355,11 @@ class ServingApp(Generic[ModelT]):
             return Answer(b"{}")
         return _json({"modelName": name, "modelUrl": self.store.url_of(name)})
 
-    async def _invocations(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
-        body = await self._body(scope, receive)
+    async def _invocations(self, scope: MutableMapping[str, Any], receive: Receive) -> Answer:
         content_type, accept = _types(scope)
+        if self._remote and self._streamed:
+            return await self._stream(scope, receive, content_type, accept)
+        body = await read_body(scope, receive, self._settings.body_bytes)
         if not self._settings.batch and not self._many:
             if self._remote:
                 name, body = model_of_record(body)
@@ -384,6 +392,22 @@ class ServingApp(Generic[ModelT]):
                 for unwanted in group if self._asynchronous else ():
                     unwanted.cancel()
         return Answer(b"".join(answers), "application/jsonlines" if len(answers) != 1 else _JSON)
+
+    async def _stream(
+        self, scope: MutableMapping[str, Any], receive: Receive, content_type: str, accept: str
+    ) -> Answer:
+        """Answer a record with data after it, which may be too large for memory."""
+        with await spool_body(scope, receive, ASYNCHRONOUS_BYTES) as file:
+            name, request = model_of_first_line(file)
+            entry = await self.store.acquire_or_load(name, name)
+            add_log_fields(**entry.known)
+            try:
+                result = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._streamed, entry.model, request, file, content_type, accept
+                )
+            finally:
+                self.store.release(entry)
+        return cast(Answer, result)
 
     async def _record(self, number: int, record: bytes, content_type: str) -> bytes:
         """The line that answers one record of a batch. An error names the record's number."""
@@ -435,27 +459,8 @@ class ServingApp(Generic[ModelT]):
             }
         )
 
-    async def _body(self, scope: MutableMapping[str, Any], receive: _Receive) -> bytes:
-        limit = self._settings.body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise BodyTooLargeError(f"the body is larger than {limit} bytes")
-        chunks: list[bytes] = []
-        total = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientGoneError
-            chunk = message.get("body", b"")
-            total += len(chunk)
-            if total > limit:
-                raise BodyTooLargeError(f"the body is larger than {limit} bytes")
-            if not message.get("more_body", False):
-                return b"".join((*chunks, chunk)) if chunks else chunk
-            chunks.append(chunk)
 
-
-async def _disconnected(receive: _Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     """Return when the client has closed its connection; the request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
