@@ -92,7 +92,7 @@ def check_passes(large: Async, emulator: Emulator, size: int) -> None:
     sent = large.runtime.invoke_endpoint_async(
         EndpointName=name, InputLocation=location, ContentType="application/octet-stream"
     )
-    message = large.mailbox.message(sent["InferenceId"])
+    message = large.mailbox.message(sent["InferenceId"], seconds=240)
     assert message["invocationStatus"] == "Completed"
     grown = [memory(pid, "VmHWM") - was for pid, was in zip(pids, before, strict=True)]
     assert max(grown) < BOUND_BYTES, f"emulator and container grew by {grown}"
