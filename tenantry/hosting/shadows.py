@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
+from tenantry.hosting.shapes.catalogue import real_time_shape
 from tenantry.hosting.shapes.shape import SHADOW, VARIANT
+from tenantry.names import ids
+from tenantry.workloads.hosting import SHADOWED
+from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -70,6 +74,23 @@ def shadow_report(
     return ShadowReport(endpoint, compared, differing, failed, len(served.keys() - copied.keys()))
 
 
+def has_shadow(workload: Workload) -> bool:
+    """Whether the shared endpoint that answers at once has a shadow."""
+    tier = workload.shared_machines.tier
+    shape = getattr(workload.hosting, tier).shape
+    return workload.hosting.shadow is not None and shape in SHADOWED
+
+
+def report_of_shared(
+    deployment: Deployment, workload: Workload, since: datetime, until: datetime
+) -> ShadowReport:
+    """``shadow_report`` of the endpoint that the workload's tenants share."""
+    machines = workload.shared_machines
+    shape = real_time_shape(workload, machines.tier)
+    name = shape.endpoint_name(deployment.prefix, ids.workload_name(workload.name), machines)
+    return shadow_report(deployment, name, since, until)
+
+
 def _digests(
     deployment: Deployment, endpoint: str, variant: str, since: datetime, until: datetime
 ) -> dict[str, str]:
@@ -85,7 +106,9 @@ def _digests(
     try:
         for page in pages:
             for event in page["events"]:
-                if match := _LINE.search(event["message"]):
+                match = _LINE.search(event["message"])
+                # Not every emulator of CloudWatch looks at the prefix.
+                if match and event["logStreamName"].startswith(f"{variant}/"):
                     found[match[1]] = match[2]
             if len(found) >= _MOST_LINES:
                 break
