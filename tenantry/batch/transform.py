@@ -25,12 +25,14 @@ from contracts.trace_context import trace_id_of
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
+from tenantry.hosting.shapes.multi_model import pipeline_containers
 from tenantry.models.artifacts import placed_key
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import machines_of
 from tenantry.serving.moments import of_the_day
 from tenantry.tracing.spans import mark_failed, span
+from tenantry.workloads.hosting import Pipeline
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -190,15 +192,20 @@ def _model_request(
         "S3DataType": "S3Prefix",
         "CompressionType": "None",
     }
+    container = {
+        "Image": deployment.image(workload.serving_container, workload.image_tag),
+        "Mode": "SingleModel",
+        "ModelDataSource": {"S3DataSource": source},
+        "Environment": {**log_environment(), **workload.serving.environment},
+    }
+    hosting = getattr(workload.hosting, workload.shared_machines.tier)
+    if isinstance(hosting, Pipeline):
+        containers = pipeline_containers(deployment, hosting, container)
+        return {"ModelName": job, "ExecutionRoleArn": deployment.batch_role, **containers}
     return {
         "ModelName": job,
         "ExecutionRoleArn": deployment.batch_role,
-        "PrimaryContainer": {
-            "Image": deployment.image(workload.serving_container, workload.image_tag),
-            "Mode": "SingleModel",
-            "ModelDataSource": {"S3DataSource": source},
-            "Environment": {**log_environment(), **workload.serving.environment},
-        },
+        "PrimaryContainer": container,
     }
 
 

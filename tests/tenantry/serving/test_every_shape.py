@@ -28,7 +28,7 @@ from tenantry.onboarding.registration import (
     roll_back,
 )
 from tenantry.tenants.wind_down import wind_down
-from tenantry.workloads.hosting import Hosting
+from tenantry.workloads.hosting import Hosting, Pipeline, PipelineContainer
 from tenantry.workloads.sections import Cache
 from tests.containers.runtime.serving import archive_model
 from tests.tenantry.onboarding.registration import NAME, trained_version
@@ -41,7 +41,23 @@ SHAPED: list[tuple[Tier, str]] = [
     ("silo", "single_model"),
     ("silo", "serverless"),
     ("bridge", "multi_container"),
+    ("bridge", "pipeline"),
 ]
+RELAYED = Pipeline.model_construct(
+    shape="pipeline",
+    before=(
+        PipelineContainer.model_construct(
+            container="relay", image_tag="0.1.0", environment={"RELAY_ADDS": "5"}
+        ),
+    ),
+    after=(
+        PipelineContainer.model_construct(
+            container="relay", image_tag="0.1.0", environment={"RELAY_ADDS": "-5"}
+        ),
+    ),
+)
+"""Adds five to a request's number, and takes five from the answer: so both containers were asked
+where an answer is right."""
 
 
 def shaped(world: World, **shapes: Any) -> World:
@@ -49,7 +65,12 @@ def shaped(world: World, **shapes: Any) -> World:
     serving = world.tiny.serving.model_copy(
         update={"smoke_request": ASKED, "cache": Cache(enabled=False), "asynchronous": None}
     )
-    hosting = Hosting.model_validate(shapes)
+    hosting = (
+        # A file names a container of the repository; this one is the tests' own.
+        Hosting.model_construct(**{**dict(Hosting()), **dict.fromkeys(shapes, RELAYED)})
+        if "pipeline" in shapes.values()
+        else Hosting.model_validate(shapes)
+    )
     tiny = world.tiny.model_copy(update={"serving": serving, "hosting": hosting})
     return replace(world, tiny=tiny)
 
