@@ -36,8 +36,8 @@ class Rule:
     """What a shape cannot be.
 
     ``shapes`` are those that it holds for. ``says`` is for people. ``source`` is AWS's page, or the
-    article (docs/differences-from-the-articles.md). ``cure`` says what would work. ``broken`` tells whether a
-    workload's file breaks it for a tier; it may give the particulars.
+    article (docs/differences-from-the-articles.md). ``cure`` says what would work. ``broken`` tells
+    whether a workload's file breaks it for a tier; it may give the particulars.
     """
 
     shapes: frozenset[str]
