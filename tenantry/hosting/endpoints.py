@@ -35,12 +35,19 @@ read, and for an alarm that took an update back."""
 
 
 class EndpointFailedError(TenantryError, RuntimeError):
-    """SageMaker could not bring the endpoint into service; the message holds its reason."""
+    """SageMaker could not bring the endpoint into service; the message holds its reason.
+
+    ``reason`` is SageMaker's own, where it gave one.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
     @property
     def judges_the_model(self) -> bool:
         """Whether the reason is what the endpoint was to serve, and not a lack of machines."""
-        return any(words in str(self).lower() for words in _FAULTS_OF_A_MODEL)
+        return any(words in self.reason.lower() for words in _FAULTS_OF_A_MODEL)
 
 
 @dataclass(frozen=True)
@@ -137,9 +144,11 @@ def ensure_endpoint(
     if ready["EndpointConfigName"] != wanted_config:
         if began is not None:
             return as_endpoint(ready, "unchanged")
+        reason = ready.get("FailureReason", "no reason given")
         raise EndpointFailedError(
             f"{name} still serves {ready['EndpointConfigName']}; the update was rolled back: "
-            f"{ready.get('FailureReason', 'no reason given')}"
+            f"{reason}",
+            reason,
         )
     return as_endpoint(ready, change)
 
@@ -280,9 +289,8 @@ def wait_in_service(
         if status == "InService":
             return described
         if status in {"Failed", "OutOfService", "Deleting", "UpdateRollbackFailed"}:
-            raise EndpointFailedError(
-                f"endpoint {name} is {status}: {described.get('FailureReason', 'no reason given')}"
-            )
+            reason = described.get("FailureReason", "no reason given")
+            raise EndpointFailedError(f"endpoint {name} is {status}: {reason}", reason)
         if time.monotonic() > deadline:
             raise EndpointFailedError(f"endpoint {name} was still {status} after {timeout:.0f} s")
         time.sleep(pause)
