@@ -94,6 +94,8 @@ class Deployment:
     async_role: str
     batch_role: str
     tenant_client_role: str
+    silo_roles: str
+    silo_policy: str
     image_repositories: str
     session: boto3.Session = field(default_factory=aws_session, repr=False, compare=False)
     aws_calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
@@ -141,6 +143,8 @@ class Deployment:
                 async_role=outputs["AsyncRoleArn"],
                 batch_role=outputs["BatchRoleArn"],
                 tenant_client_role=outputs["TenantClientRoleArn"],
+                silo_roles=outputs["SiloRolesArn"],
+                silo_policy=outputs["SiloPolicyArn"],
                 image_repositories=outputs["ImageRepositories"],
                 session=session,
             )
@@ -222,6 +226,11 @@ class Deployment:
     def async_failures(self) -> Queue:
         """SageMaker's messages about asynchronous questions that failed."""
         return Queue(self.sqs, self.async_failures_queue_url)
+
+    @cached_property
+    def iam(self) -> Any:
+        """IAM, for the execution roles of silo tenants."""
+        return self._client("iam")
 
     @cached_property
     def logs(self) -> CloudWatchLogsClient:

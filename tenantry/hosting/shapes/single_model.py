@@ -41,11 +41,10 @@ class SingleModelShape(RealTimeShape):
         if wanted.serves is None:
             raise ValueError(f"an endpoint of shape {self.name} serves a version; name one")
         endpoint, serves = self._endpoint(wanted), wanted.serves
-        tags = [*wanted.config_tags, *wanted.tenant_tags]
         model = self._model_request(
             endpoint,
             {
-                "ExecutionRoleArn": wanted.deployment.serving_role,
+                "ExecutionRoleArn": wanted.execution_role(wanted.deployment.serving_role),
                 "PrimaryContainer": {
                     "Image": wanted.image,
                     "Mode": "SingleModel",
@@ -53,11 +52,13 @@ class SingleModelShape(RealTimeShape):
                     "Environment": {**wanted.environment, variables.VERSION: str(serves.version)},
                 },
                 "EnableNetworkIsolation": False,
-                "Tags": tags,
+                **wanted.model_tags,
             },
         )
         variant = self._variant(wanted, model["ModelName"])
-        config = self._config_request(endpoint, {"ProductionVariants": [variant], "Tags": tags})
+        config = self._config_request(
+            endpoint, {"ProductionVariants": [variant], "Tags": wanted.config_tags}
+        )
         return EndpointRequests(model, config, wanted.tenant_tags)
 
     def address(self, _: Route, request: Mapping[str, Any] | bytes) -> Addressed:
