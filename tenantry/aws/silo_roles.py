@@ -1,11 +1,11 @@
 """The execution roles of silo tenants: one for each tenant of a workload, under which its jobs and
-containers run (docs/decisions/0026-roles-of-silo-tenants.md).
+containers run (docs/decisions/0027-roles-of-silo-tenants.md).
 
 All of them have one policy, the stack's ``SiloPolicy``: as what they may do, and as their
 permissions boundary. Its resources hold variables such as ``${aws:PrincipalTag/tenant}``. IAM fills
-them in from the tags of the role, which SageMaker's sessions have
-(https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_condition-keys.html,
-aws:PrincipalTag). So a role reaches what its tags name, and no right has to be written for it.
+them in from the tags of the role, which each of its sessions has
+(https://docs.aws.amazon.com/IAM/latest/UserGuide/id_session-tags.html, "IAM tags"). So a role
+reaches what its tags name, and no policy has to be written for it.
 """
 
 from __future__ import annotations
