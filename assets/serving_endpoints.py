@@ -1,18 +1,36 @@
 """``serving_endpoint`` and ``asynchronous_endpoint``: made and updated as the YAML says."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
-from dagster import AssetKey, AssetsDefinition, AutomationCondition, MaterializeResult, asset
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetKey,
+    AssetsDefinition,
+    AutomationCondition,
+    Failure,
+    MaterializeResult,
+    asset,
+)
 
 from assets.described import described
 from orchestration.private_dagster.chosen_partitions import asset_key
 from resources.tenantry_resource import TenantryResource
+from tenantry.aws.deployment import Deployment
+from tenantry.capacity.new_endpoints import champions_at
 from tenantry.hosting import endpoints
+from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.catalogue import real_time_shape
+from tenantry.hosting.shapes.shape import Shape
+from tenantry.names import ids
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.shown_assets import WorkloadAsset
+
+CHECK: Final = "endpoint_serves_its_file"
+CHECK_DESCRIPTION: Final = "The endpoint serves what the workload's file says."
 
 
 def missing_or_changed() -> AutomationCondition[Any]:
@@ -41,15 +59,18 @@ def serving_endpoint_asset(workload: Workload) -> AssetsDefinition:
         "serving_endpoint",
         f"the endpoint that serves every tenant of the {workload.tier} tier from shared machines.",
     )
-    def serving_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
-        return _as_result(
-            endpoints.ensure_endpoint(
-                tenantry.deployment,
-                workload,
-                workload.shared_machines,
-                real_time_shape(workload, workload.shared_machines.tier),
-            )
-        )
+    def serving_endpoint(tenantry: TenantryResource) -> Iterator[Any]:
+        deployment, machines = tenantry.deployment, workload.shared_machines
+        shape = real_time_shape(workload, machines.tier)
+        serves = []
+        if shape.deploys:
+            name = ids.workload_name(workload.name)
+            endpoint = shape.endpoint_name(deployment.prefix, name, machines)
+            serves = champions_at(deployment, name, endpoint)
+            if not serves:
+                yield _result({"endpoint": endpoint, "status": "made with its first model"})
+                return
+        yield from _in_service(deployment, workload, shape, serves)
 
     return serving_endpoint
 
@@ -63,12 +84,8 @@ def asynchronous_endpoint_asset(workload: Workload) -> AssetsDefinition:
         "asynchronous_endpoint",
         f"the endpoint that answers every tenant of the {workload.tier} tier through S3, later.",
     )
-    def asynchronous_endpoint(tenantry: TenantryResource) -> MaterializeResult[Any]:
-        return _as_result(
-            endpoints.ensure_endpoint(
-                tenantry.deployment, workload, workload.shared_machines, ASYNCHRONOUS
-            )
-        )
+    def asynchronous_endpoint(tenantry: TenantryResource) -> Iterator[Any]:
+        yield from _in_service(tenantry.deployment, workload, ASYNCHRONOUS, ())
 
     return asynchronous_endpoint
 
@@ -78,17 +95,34 @@ def _endpoint_asset(
 ) -> Callable[..., AssetsDefinition]:
     """The decorator of an endpoint's asset: made when it is missing, updated when the YAML
     changes."""
+    key = asset_key(workload.name, name)
     return asset(
-        key=asset_key(workload.name, name),
+        key=key,
+        check_specs=[AssetCheckSpec(CHECK, asset=key, description=CHECK_DESCRIPTION)],
         automation_condition=missing_or_changed(),
         code_version=workload.endpoint_version,
         **described(workload, name, what),
     )
 
 
-def _as_result(endpoint: endpoints.Endpoint) -> MaterializeResult[Any]:
-    return MaterializeResult(
-        metadata={
+def _in_service(
+    deployment: Deployment, workload: Workload, shape: Shape, serves: Sequence[Route]
+) -> Iterator[Any]:
+    """Bring the shared endpoint of a shape into service, as the file says. An update that was taken
+    back fails the check, with SageMaker's reason, and then the run."""
+    machines = workload.shared_machines
+    try:
+        endpoint = endpoints.ensure_endpoint(deployment, workload, machines, shape, serves=serves)
+    except endpoints.EndpointFailedError as error:
+        yield AssetCheckResult(
+            passed=False,
+            check_name=CHECK,
+            severity=AssetCheckSeverity.ERROR,
+            metadata={"reason": str(error)},
+        )
+        raise Failure(str(error)) from error
+    yield _result(
+        {
             "endpoint": endpoint.name,
             "arn": endpoint.arn,
             "status": endpoint.status,
@@ -96,6 +130,12 @@ def _as_result(endpoint: endpoints.Endpoint) -> MaterializeResult[Any]:
             "instances": endpoint.instances,
             "change": endpoint.change,
         }
+    )
+
+
+def _result(metadata: dict[str, Any]) -> MaterializeResult[Any]:
+    return MaterializeResult(
+        metadata=metadata, check_results=[AssetCheckResult(passed=True, check_name=CHECK)]
     )
 
 

@@ -117,7 +117,7 @@ def job(bench: Bench) -> dict[str, Any]:
     """
     packed = bench.count(16, 2) if bench.size == "tiny" else bench.count(8, 2)
     some = bench.count(4, 2)
-    tasks = [_task(bench, number) for number in range(packed)]
+    tasks = [made_up_task(bench, number) for number in range(packed)]
     hyperparameters = {
         "base": bench.source,
         "device": bench.device,
@@ -171,7 +171,7 @@ def _timed_job(
         return time.perf_counter() - began, models
 
 
-def _task(bench: Bench, number: int) -> Task:
+def made_up_task(bench: Bench, number: int) -> Task:
     """A made-up tenant's prepared upload."""
     tenant = f"tenant-{number:02}"
     uploaded, prepared = bench.scratch / "uploads" / tenant, bench.scratch / "prepared" / tenant

@@ -9,6 +9,9 @@ MODELS_URI: Final = "TENANTRY_MODELS_URI"
 VERSION: Final = "TENANTRY_VERSION"
 """The version of the one model that the container serves. Its answers say so, in the header
 ``VERSION_HEADER``."""
+ANSWER_DIGESTS: Final = "TENANTRY_ANSWER_DIGESTS"
+"""``true``: the log has a line for each answer, ``answer_digest`` with ``request=`` and
+``answer=``, the hexadecimal SHA-256 of both. A shadow's answers are compared by them."""
 VERSION_HEADER: Final = "X-Amzn-SageMaker-Custom-Attributes"
 """SageMaker hands it on to the caller: API_runtime_InvokeEndpoint, CustomAttributes."""
 VERSION_ATTRIBUTE: Final = "tenantry-version"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.deployment import aws_session
+from tenantry.aws.image_digests import join_image_digests
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -34,13 +35,18 @@ class DeploymentError(RuntimeError):
 
 
 def deploy(
-    stack: str = "tenantry", prefix: str = "tenantry", *, timeout: float = 900.0
+    stack: str = "tenantry",
+    prefix: str = "tenantry",
+    *,
+    image_digests: Mapping[str, str] | None = None,
+    timeout: float = 900.0,
 ) -> Mapping[str, str]:
     """Create or update the stack and wait for it.
 
     Args:
         stack: name of the CloudFormation stack.
         prefix: starts the names of everything in it.
+        image_digests: the digests of images by ``container:tag``; None keeps those it has.
         timeout: seconds to wait.
 
     Returns:
@@ -52,16 +58,23 @@ def deploy(
     """
     client: CloudFormationClient = aws_session().client("cloudformation")
     template = TEMPLATE.read_text(encoding="utf-8")
-    parameters = [{"ParameterKey": "Prefix", "ParameterValue": prefix}]
+    pins = None if image_digests is None else join_image_digests(image_digests)
     # A deleted stack, as after a failed creation, can only be described by its id.
     # https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DescribeStacks.html
     try:
-        arn = client.describe_stacks(StackName=stack)["Stacks"][0]["StackId"]
-        exists = True
+        found = client.describe_stacks(StackName=stack)["Stacks"][0]
+        arn, exists = found["StackId"], True
+        if pins is None:
+            before = {each["ParameterKey"]: each for each in found.get("Parameters", [])}
+            pins = before.get("ImageDigests", {}).get("ParameterValue")
     except ClientError as error:
         if "does not exist" not in str(error):
             raise
         arn, exists = stack, False
+    parameters = [
+        {"ParameterKey": "Prefix", "ParameterValue": prefix},
+        {"ParameterKey": "ImageDigests", "ParameterValue": pins or ""},
+    ]
     try:
         if exists:
             client.update_stack(

@@ -11,8 +11,8 @@ from typing import Any
 import boto3
 import uvicorn
 
-from local_sagemaker.account.billing import read_prices
 from local_sagemaker.account.cloud import Settings
+from local_sagemaker.account.prices import read_discount, read_prices
 from local_sagemaker.account.provisioning import ProvisioningDelay
 from local_sagemaker.account.rates import USAGES, TypeQuota
 from local_sagemaker.clock import LAPSES
@@ -21,6 +21,7 @@ from local_sagemaker.http.members import tables
 from local_sagemaker.http.operations import page
 from local_sagemaker.http.server import AbandoningProtocol
 from local_sagemaker.processes.launch import ImagesError
+from local_sagemaker.serverless.cold_starts import ColdStarts
 
 
 class _Print(argparse.Action):
@@ -161,8 +162,23 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--prices",
         type=Path,
         default=None,
-        help="YAML or JSON file with USD an hour by instance type, for GET /_local/bill",
+        help="YAML or JSON file with prices for GET /_local/bill, in the place of those that the "
+        "emulator knows: by the hour for an instance type, by the unit for the other lines",
     )
+    parser.add_argument(
+        "--currency",
+        default="USD",
+        help="the currency of the bill; in another one than USD, only the prices of --prices count",
+    )
+    parser.add_argument(
+        "--discount",
+        action="append",
+        default=[],
+        metavar="USAGE=SHARE",
+        help="share of the price of one usage's instances that a Savings Plan takes off; may be "
+        "repeated",
+    )
+    _add_serverless(parser)
     parser.add_argument(
         "--spot-billed-share",
         type=float,
@@ -212,10 +228,47 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
             ProvisioningDelay.parse(text) for text in arguments.endpoint_provisioning_seconds
         )
         arguments.quota = tuple(TypeQuota.parse(text) for text in arguments.quota)
+        arguments.discount = dict(read_discount(text) for text in arguments.discount)
+        ColdStarts(
+            arguments.serverless_setup_seconds,
+            arguments.serverless_setup_seconds_per_gib,
+            arguments.serverless_setup_sigma,
+        )
         arguments.prices = read_prices(arguments.prices) if arguments.prices else None
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return arguments
+
+
+def _add_serverless(parser: argparse.ArgumentParser) -> None:
+    for name, kind, default, words in (
+        (
+            "idle-seconds",
+            float,
+            420.0,
+            "how many of AWS's seconds a serverless endpoint's environment may be idle",
+        ),
+        (
+            "setup-seconds",
+            float,
+            1.5,
+            "median of AWS's seconds that a new environment takes beyond the start of its process",
+        ),
+        (
+            "setup-seconds-per-gib",
+            float,
+            4.0,
+            "what each GiB of image and model data adds to that median",
+        ),
+        (
+            "setup-sigma",
+            float,
+            0.25,
+            "standard deviation of the logarithm of these seconds; 0 for the median each time",
+        ),
+        ("setup-seed", int, None, "seed of these seconds; without it they differ in each run"),
+    ):
+        parser.add_argument(f"--serverless-{name}", type=kind, default=default, help=words)
 
 
 def main() -> None:
@@ -245,6 +298,13 @@ def main() -> None:
         type_quotas=arguments.quota,
         warm_pool_quota=arguments.warm_pool_quota,
         prices=arguments.prices,
+        currency=arguments.currency,
+        discounts=arguments.discount,
+        serverless_idle_seconds=arguments.serverless_idle_seconds,
+        serverless_setup_seconds=arguments.serverless_setup_seconds,
+        serverless_setup_seconds_per_gib=arguments.serverless_setup_seconds_per_gib,
+        serverless_setup_sigma=arguments.serverless_setup_sigma,
+        serverless_setup_seed=arguments.serverless_setup_seed,
         spot_billed_share=arguments.spot_billed_share,
         ping_seconds=arguments.ping_seconds,
         failed_pings=arguments.failed_pings,

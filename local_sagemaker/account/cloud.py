@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from botocore.config import Config
 
 from local_sagemaker.account.billing import Meter
 from local_sagemaker.account.logs import LogStream
+from local_sagemaker.account.prices import Prices
 from local_sagemaker.account.provisioning import ProvisioningDelay
 from local_sagemaker.account.rates import (
     SPOT_TRAINING,
@@ -40,6 +41,7 @@ from local_sagemaker.faults.plan import Faults, Subject
 from local_sagemaker.processes.containers import ContainerRuntime
 from local_sagemaker.processes.folders import Folders
 from local_sagemaker.processes.images import images_here
+from local_sagemaker.serverless.cold_starts import ColdStarts
 
 _DEFAULT_RESULTS = 10
 """The documented default of ListEndpoints and ListTransformJobs; the other lists document none."""
@@ -77,6 +79,13 @@ class Settings:
     type_quotas: tuple[TypeQuota, ...] = ()
     warm_pool_quota: int = 0
     prices: Mapping[str, float] | None = None
+    currency: str = "USD"
+    discounts: Mapping[str, float] = field(default_factory=dict)
+    serverless_idle_seconds: float = 420.0
+    serverless_setup_seconds: float = 1.5
+    serverless_setup_seconds_per_gib: float = 4.0
+    serverless_setup_sigma: float = 0.25
+    serverless_setup_seed: int | None = None
     spot_billed_share: float = 0.3
     ping_seconds: float = 5.0
     failed_pings: int = 6
@@ -99,7 +108,20 @@ class Cloud:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.transfers = ThreadPoolExecutor(8, thread_name_prefix="transfer")
-        self.meter = Meter(self.store, self.clock, settings.prices)
+        self.meter = Meter(
+            self.store,
+            self.clock,
+            Prices(settings.prices, settings.region, settings.currency),
+            settings.region,
+            settings.currency,
+            settings.discounts,
+        )
+        self.cold_starts = ColdStarts(
+            settings.serverless_setup_seconds,
+            settings.serverless_setup_seconds_per_gib,
+            settings.serverless_setup_sigma,
+            settings.serverless_setup_seed,
+        )
         training = Machine(settings.instance_quota)
         machines = {TRAINING: training, SPOT_TRAINING: training, WARM_POOL: None}
         others = {WARM_POOL: settings.warm_pool_quota}
@@ -186,6 +208,8 @@ class Cloud:
 
     def put_tags(self, arn: str, tags: list[dict[str, str]] | None) -> None:
         """Store a resource's tags, also an empty list, which shows that the resource exists."""
+        if self.store.get("tags", arn) is not None:
+            self.meter.settle()
         self.store.put("tags", arn, {"Tags": tags or []})
 
     def close(self) -> None:

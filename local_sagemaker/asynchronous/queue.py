@@ -16,21 +16,31 @@ import contextlib
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, cast
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.state import Document, Store
 from local_sagemaker.account.storage import DataError, S3Location
-from local_sagemaker.asynchronous.notifications import NotificationConfig, result_notification
+from local_sagemaker.asynchronous.bodies import Bodies, size_of
+from local_sagemaker.asynchronous.notifications import (
+    INCLUDED_BODY_LIMIT_BYTES,
+    NotificationConfig,
+    result_notification,
+)
 from local_sagemaker.clock import MACHINE
 from local_sagemaker.endpoints.fleet import Variant
 from local_sagemaker.endpoints.instances import Instance
 from local_sagemaker.endpoints.pipeline import Invocation
 from local_sagemaker.endpoints.traffic import Shift
 from local_sagemaker.faults.plan import Subject
-from local_sagemaker.http.client import ContainerNotListeningError, ContainerUnreachableError
+from local_sagemaker.http.client import (
+    Answer,
+    ContainerNotListeningError,
+    ContainerUnreachableError,
+    FileBody,
+)
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -89,11 +99,11 @@ class AsyncRequest:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended. `failure` is the reason for the client; `body` is the container's
-    answer, also with an error status."""
+    """How a request ended. `failure` is the reason for the client; `body` is a file with the
+    container's answer, also with an error status."""
 
     failure: str | None = None
-    body: bytes | None = None
+    body: IO[bytes] | None = None
     content_type: str | None = None
 
 
@@ -123,6 +133,7 @@ class RequestQueue:
         self._metrics = metrics
         self._endpoint = endpoint
         self._variant_name = variant_name
+        self._bodies = Bodies(cloud)
         self._configure(async_config)
         self._variant: Variant | None = None
         self._shift: Shift | None = None
@@ -287,18 +298,29 @@ class RequestQueue:
         """Raises ContainerNotListeningError when no container can have seen the request."""
         try:
             body = await self._payload(request)
-        except (DataError, ClientError, BotoCoreError) as error:
+        except (DataError, OSError, ClientError, BotoCoreError) as error:
             self._record("RequestDownloadFailures", 1.0, "Count")
             reason = (
                 f"Failed to download the request payload from {request.input_location}: {error}"
             )
             instance.log_request(request.inference_id, reason)
             return Outcome(f"ClientError: {reason}")
+        with body, contextlib.ExitStack() as closed_on_error:
+            kept = closed_on_error.enter_context(self._bodies.file())
+            outcome = await self._ask(request, instance, body, kept)
+            if outcome.body is not None:
+                closed_on_error.pop_all()
+            return outcome
+
+    async def _ask(
+        self, request: AsyncRequest, instance: Instance, body: IO[bytes], kept: IO[bytes]
+    ) -> Outcome:
+        """Send the request to the instance; the file `kept` becomes the answer's body."""
         answer, said = None, ""
         sent = self._clock.ticks()
         invocation = Invocation(self._clock, instance.containers)
         try:
-            answer = await invocation.send(request.headers, body, request.timeout_seconds)
+            answer = await self._send(instance, invocation, request, body, kept)
         except TimeoutError:
             said = (
                 f"Your invocation timed out while waiting for a response from container "
@@ -318,10 +340,11 @@ class RequestQueue:
             "Invocation5XXErrors", 1.0 if status != 200 and not 400 <= status < 500 else 0.0, "None"
         )
         if answer is not None and status == 200:
-            return Outcome(None, answer.body, answer.headers.get("content-type"))
+            return Outcome(None, kept, answer.headers.get("content-type"))
         side = "client" if 400 <= status < 500 else "server"
         if answer is not None:
-            said = answer.body[:2000].decode(errors="replace")
+            kept.seek(0)
+            said = kept.read(2000).decode(errors="replace")
         instance.log_request(
             request.inference_id,
             f"Received {side} error ({status}) from {invocation.at.spec.hostname} with message "
@@ -330,18 +353,34 @@ class RequestQueue:
         reason = f"ClientError: Received {side} error ({status}) from model. {_LOGS}"
         if answer is None:
             return Outcome(reason)
-        return Outcome(reason, answer.body, answer.headers.get("content-type"))
+        return Outcome(reason, kept, answer.headers.get("content-type"))
 
-    async def _payload(self, request: AsyncRequest) -> bytes:
+    async def _send(
+        self,
+        instance: Instance,
+        invocation: Invocation,
+        request: AsyncRequest,
+        body: IO[bytes],
+        kept: IO[bytes],
+    ) -> Answer:
+        """The last container's answer, with its body in `kept`. Raises as `Invocation.send`."""
+        within = request.timeout_seconds
+        if len(instance.containers) > 1:
+            # What one container answers becomes the next one's request, from memory.
+            answer = await invocation.send(request.headers, body.read(), within)
+            kept.write(answer.body)
+            return answer
+        limit = self._cloud.settings.async_payload_bytes
+        content = FileBody(body, size_of(body), kept, limit)
+        # An invocation of one container hands the body on to the client as it is.
+        return await invocation.send(request.headers, cast(bytes, content), within)
+
+    async def _payload(self, request: AsyncRequest) -> IO[bytes]:
         if request.input_location is None:
-            return request.body or b""
+            return self._bodies.holding(request.body or b"")
         started = self._clock.ticks()
-        body = await asyncio.to_thread(
-            _read,
-            self._cloud.s3,
-            S3Location.parse(request.input_location),
-            self._cloud.settings.async_payload_bytes,
-        )
+        location = S3Location.parse(request.input_location)
+        body = await asyncio.to_thread(self._bodies.read, location)
         self._record(
             "RequestDownloadLatency", (self._clock.ticks() - started) * 1e6, "Microseconds"
         )
@@ -353,10 +392,11 @@ class RequestQueue:
         task.add_done_callback(self._deliveries.discard)
 
     async def _deliver(self, request: AsyncRequest, outcome: Outcome) -> None:
-        outcome = await self._upload(request, outcome)
-        if outcome.failure is not None:
-            self._record("InvocationFailures", 1.0, "Count")
-        await self._notify(request, outcome)
+        with outcome.body or contextlib.nullcontext():
+            outcome = await self._upload(request, outcome)
+            if outcome.failure is not None:
+                self._record("InvocationFailures", 1.0, "Count")
+            await self._notify(request, outcome)
         self._cloud.store.delete(KIND, request.id)
         self._unfinished.pop(request.id)
         seconds = self._clock.since(request.received)
@@ -371,11 +411,12 @@ class RequestQueue:
             return outcome
         body, content_type = outcome.body, outcome.content_type
         if body is None:
-            body, content_type = (outcome.failure or "").encode(), "text/plain"
+            body = self._bodies.holding((outcome.failure or "").encode())
+            content_type = "text/plain"
         started = self._clock.ticks()
         try:
             await asyncio.to_thread(
-                _write, self._cloud.s3, S3Location.parse(location), body, content_type
+                self._bodies.write, S3Location.parse(location), body, content_type
             )
         except (ClientError, BotoCoreError) as error:
             self._record("ResponseUploadFailures", 1.0, "Count")
@@ -388,6 +429,13 @@ class RequestQueue:
             )
         self._record("ResponseUploadLatency", (self._clock.ticks() - started) * 1e6, "Microseconds")
         return outcome
+
+    def _included(self, outcome: Outcome) -> bytes | None:
+        """The body that a message includes."""
+        included = self._notifications.includes_response(failed=outcome.failure is not None)
+        if outcome.body is None or not included:
+            return None
+        return outcome.body.read() if size_of(outcome.body) <= INCLUDED_BODY_LIMIT_BYTES else None
 
     async def _notify(self, request: AsyncRequest, outcome: Outcome) -> None:
         failed = outcome.failure is not None
@@ -409,7 +457,7 @@ class RequestQueue:
                 "contentType": outcome.content_type,
                 "outputLocation": request.output_location,
             },
-            body=outcome.body if self._notifications.includes_response(failed=failed) else None,
+            body=self._included(outcome),
         )
         subject = Subject(
             f"notification {self._endpoint}/{request.inference_id}", endpoint=self._endpoint
@@ -423,20 +471,3 @@ class RequestQueue:
         except (ClientError, BotoCoreError) as error:
             self._record("NotificationFailures", 1.0, "Count")
             _log.warning("%s: nothing could be published to %s: %s", self._endpoint, topic, error)
-
-
-def _read(s3: Any, location: S3Location, limit_bytes: int) -> bytes:
-    found = s3.get_object(Bucket=location.bucket, Key=location.key)
-    with contextlib.closing(found["Body"]) as stream:
-        if found["ContentLength"] > limit_bytes:
-            raise DataError(
-                f"the object has {found['ContentLength']} bytes, and the payload of an "
-                f"asynchronous request at most {limit_bytes}"
-            )
-        body: bytes = stream.read()
-        return body
-
-
-def _write(s3: Any, location: S3Location, body: bytes, content_type: str | None) -> None:
-    kind = {"ContentType": content_type} if content_type else {}
-    s3.put_object(Bucket=location.bucket, Key=location.key, Body=body, **kind)

@@ -2,8 +2,8 @@
 DeleteEndpointConfig.
 
 Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateEndpointConfig.html. Instances
-that answer in real time or asynchronously are emulated, and shadow variants; serverless variants,
-data capture and explainers are refused.
+that answer in real time or asynchronously are emulated, and serverless and shadow variants. Data
+capture and explainers are refused.
 """
 
 import re
@@ -14,8 +14,10 @@ from local_sagemaker.account.state import Document
 from local_sagemaker.account.storage import DataError, S3Location
 from local_sagemaker.endpoints.models import Models, ModelSpec
 from local_sagemaker.errors import not_emulated, not_found, validation
+from local_sagemaker.serverless.config import check_variants
 
 KIND = "endpoint-config"
+_OF_INSTANCES = ("InstanceType", "InitialInstanceCount")
 _GPU_INSTANCE = re.compile(r"ml\.(?:gr?|p)\d")
 
 
@@ -54,7 +56,8 @@ class EndpointConfigs:
             )
         models = [self._models.get(variant["ModelName"]) for variant in everyone]
         for variant, model in zip(everyone, models, strict=True):
-            _check_instance_type(variant["InstanceType"], ModelSpec.parse(model))
+            _check_instance_type(variant.get("InstanceType", ""), ModelSpec.parse(model))
+        check_variants(params, variants, models)
         if shadows:
             _check_shadows(params, [ModelSpec.parse(model) for model in models])
         if "AsyncInferenceConfig" in params:
@@ -87,7 +90,8 @@ class EndpointConfigs:
 
 
 def _variant(variant: Document) -> Document:
-    for member in ("ModelName", "InstanceType", "InitialInstanceCount"):
+    of_instances = () if variant.get("ServerlessConfig") else _OF_INSTANCES
+    for member in ("ModelName", *of_instances):
         if not variant.get(member):
             raise validation(f"ProductionVariant {variant['VariantName']}: {member} is required")
     return {"InitialVariantWeight": 1.0, **variant}

@@ -13,6 +13,7 @@ from typing import Final
 
 from local_sagemaker.account.state import Document
 from local_sagemaker.errors import validation
+from local_sagemaker.serverless.config import is_serverless
 
 _EXCLUDED_INSTANCES: Final = "ml.inf1."
 """Endpoints on Inf1 have no guardrails (…/dg/deployment-guardrails-exclusions.html)."""
@@ -60,6 +61,8 @@ class Plan:
             by_type: dict[str, int] = {}
             for colour, documents in (("blue", blue), ("green", green)):
                 for document in documents:
+                    if is_serverless([document]):
+                        continue
                     kind = document["Config"]["InstanceType"]
                     count = held[colour, document["VariantName"]]
                     by_type[kind] = by_type.get(kind, 0) + count
@@ -83,6 +86,8 @@ def deployment_plan(config: Document, blue: list[Document], green: list[Document
         for document in (*blue, *green)
     ):
         return Plan(all_at_once)
+    if is_serverless((*blue, *green)):
+        raise validation("DeploymentConfig is not supported for Serverless Inference.")
     if _production(blue) != _production(green):
         raise validation(
             "When doing a blue/green or rolling deployment, your new endpoint configuration must "

@@ -8,8 +8,11 @@ from typing import Any
 
 from local_sagemaker.account.state import Document
 from local_sagemaker.endpoints.deployments import Deployment
+from local_sagemaker.endpoints.fleet import Variant
 from local_sagemaker.endpoints.models import ModelSpec
 from local_sagemaker.endpoints.traffic import Fleet
+from local_sagemaker.serverless.config import is_serverless
+from local_sagemaker.serverless.variant import ServerlessVariant
 
 
 def described_variants(endpoint: Document, fleet: Fleet, deployment: Deployment | None) -> Document:
@@ -36,7 +39,11 @@ def described_variants(endpoint: Document, fleet: Fleet, deployment: Deployment 
                     one.document, green, deployment.started, float(deployment.shift.share(one.name))
                 )
                 | {
-                    "InstanceType": one.document["Config"]["InstanceType"],
+                    **{
+                        member: one.document["Config"][member]
+                        for member in ("InstanceType",)
+                        if member in one.document["Config"]
+                    },
                     "VariantStatus": [deployment.status],
                 },
             )
@@ -63,6 +70,18 @@ def _summary(document: Document, fleet: Fleet, resolved: float, share: float) ->
         ],
         "CurrentWeight": document["CurrentWeight"] * share,
         "DesiredWeight": document["CurrentWeight"],
+        **_capacity(document, current),
+    }
+
+
+def _capacity(document: Document, current: Variant | None) -> Document:
+    """The members of a variant's description that tell what it runs on."""
+    if is_serverless([document]):
+        config = {"DesiredServerlessConfig": document["ServerlessConfig"]}
+        if isinstance(current, ServerlessVariant):
+            config["CurrentServerlessConfig"] = current.config.document
+        return config
+    return {
         "CurrentInstanceCount": len(current.instances) if current else 0,
         "DesiredInstanceCount": document["DesiredInstanceCount"],
     }

@@ -42,6 +42,14 @@ from local_sagemaker.errors import ServiceError, not_emulated, not_found, valida
 from local_sagemaker.faults.plan import UPDATE_REASON, Subject
 from local_sagemaker.monitoring.alarms import Alarms
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
+from local_sagemaker.serverless.config import (
+    ServerlessConfig,
+    changed,
+    check_account,
+    check_update,
+    is_serverless,
+)
+from local_sagemaker.serverless.variant import ServerlessVariant
 
 _log = logging.getLogger(__name__)
 KIND = "endpoint"
@@ -144,9 +152,12 @@ class Endpoints:
         return self._cloud.store.get(KIND, name)
 
     def record_samples(self) -> None:
-        """Sample the backlog of every asynchronous endpoint."""
+        """Sample the backlog of every asynchronous endpoint, and the concurrency of every
+        serverless one."""
         for queue in self._queues.values():
             queue.record_backlog()
+        for variant in self._serving():
+            variant.record_concurrency()
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
         """CreateEndpoint."""
@@ -199,6 +210,7 @@ class Endpoints:
         if ("AsyncInferenceConfig" in config) != (name in self._queues):
             raise not_emulated("An update between real-time and asynchronous inference")
         variants = self._variants(config)
+        check_update(endpoint["Variants"], variants)
         if params.get("RetainAllVariantProperties"):
             excluded = {
                 entry["VariantPropertyType"]
@@ -216,7 +228,8 @@ class Endpoints:
         self._check_deployment(wanted)
         old = endpoint["Variants"]
         plan = deployment_plan(wanted, old, variants)
-        self._hold(name, plan.most_instances(old, variants))
+        serverless = [one for one in (*old, *variants) if is_serverless([one])]
+        self._hold(name, [*plan.most_instances(old, variants), *serverless])
         for member in ("FailureReason", "LastDeploymentConfig"):
             endpoint.pop(member, None)
         endpoint |= {"Update": config["EndpointConfigName"]} | (
@@ -253,6 +266,12 @@ class Endpoints:
                     f'The variant name(s) "{change["VariantName"]}" is/are not present within '
                     f"endpoint configuration."
                 )
+            if is_serverless([known[change["VariantName"]]]):
+                return self._change_concurrency(
+                    name, endpoint, known[change["VariantName"]], change
+                )
+            if "ServerlessUpdateConfig" in change:
+                raise validation("ServerlessUpdateConfig is only valid for a serverless variant.")
             if change.get("DesiredInstanceCount", 1) < 1 and name not in self._queues:
                 raise validation(
                     "DesiredInstanceCount must be at least 1 for a variant that answers in real "
@@ -324,9 +343,10 @@ class Endpoints:
                 "VariantName": variant["VariantName"],
                 "EndpointConfigName": config["EndpointConfigName"],
                 "CurrentWeight": variant["InitialVariantWeight"],
-                "DesiredInstanceCount": variant["InitialInstanceCount"],
+                "DesiredInstanceCount": variant.get("InitialInstanceCount", 0),
                 "Config": variant,
                 "Model": self._models.get(variant["ModelName"]),
+                **{name: variant[name] for name in ("ServerlessConfig",) if name in variant},
             }
             | ({"Shadow": True} if shadow else {})
             for shadow, member in (
@@ -376,9 +396,9 @@ class Endpoints:
         drain = LONGEST_INVOCATION_SECONDS if queue else RESPONSE_TIMEOUT_SECONDS
         added = queue.dispatch if queue else None
         return {
-            document["VariantName"]: Variant(
-                self._cloud, self._metrics, name, document, drain, added
-            )
+            document["VariantName"]: ServerlessVariant(self._cloud, self._metrics, name, document)
+            if is_serverless([document])
+            else Variant(self._cloud, self._metrics, name, document, drain, added)
             for document in variants
         }
 
@@ -520,11 +540,42 @@ class Endpoints:
     def _hold(self, name: str, variants: list[Document]) -> None:
         """Hold the desired instances of these variants. Raises ResourceLimitExceeded."""
         instances = Counter[str]()
+        others = [endpoint for _, endpoint in self._cloud.store.all(KIND)]
+        check_account(self._cloud.settings.region, name, others, variants)
         for variant in variants:
+            if is_serverless([variant]):
+                continue
             instances[variant["Config"]["InstanceType"]] += variant["DesiredInstanceCount"]
         self._cloud.quota(ENDPOINT).hold(name, instances)
 
+    def _change_concurrency(
+        self, name: str, endpoint: Document, document: Document, change: Document
+    ) -> dict[str, Any]:
+        """Let another ServerlessConfig hold for the endpoint's only variant."""
+        before, after = document["ServerlessConfig"], changed(document, change)
+        self._hold(name, [document | {"ServerlessConfig": after}])
+        document["ServerlessConfig"] = after
+        if "DesiredWeight" in change:
+            document["CurrentWeight"] = change["DesiredWeight"]
+        endpoint.pop("FailureReason", None)
+        self._begin(name, endpoint, "Updating", self._concur(name, endpoint, document, before))
+        return {"EndpointArn": endpoint["EndpointArn"]}
+
+    async def _concur(
+        self, name: str, endpoint: Document, document: Document, before: Document
+    ) -> None:
+        variant, reason = self._fleets[name][document["VariantName"]], None
+        try:
+            self._fail_as_planned("UpdateEndpointWeightsAndCapacities", name)
+            if isinstance(variant, ServerlessVariant):
+                await variant.apply(ServerlessConfig.parse(document["ServerlessConfig"]))
+        except InstanceFailedError as failure:
+            document["ServerlessConfig"] = before
+            reason = f"Production variant {variant.name}: {failure}"
+        self._move(name, endpoint, "InService", reason)
+
     def _forget(self, name: str, endpoint: Document) -> None:
+        self._cloud.meter.settle()
         self._cloud.quota(ENDPOINT).release(name)
         forget_requests(self._cloud.store, name)
         self._cloud.store.delete(KIND, name)
@@ -535,7 +586,8 @@ def _retain(variants: list[Document], old: list[Document], excluded: set[str]) -
     """RetainAllVariantProperties: variants of the same name keep their counts and weights."""
     before = {document["VariantName"]: document for document in old}
     for document in variants:
-        if kept := before.get(document["VariantName"]):
+        kept = before.get(document["VariantName"])
+        if kept and is_serverless([kept]) == is_serverless([document]):
             for member, kind in (
                 ("DesiredInstanceCount", "DesiredInstanceCount"),
                 ("CurrentWeight", "DesiredWeight"),

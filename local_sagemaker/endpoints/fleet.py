@@ -2,10 +2,11 @@
 one for a request."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from local_sagemaker.account.billing import Account
@@ -41,6 +42,11 @@ class Variant:
     instance that becomes healthy. While an update shifts traffic, `active` is the number of
     instances that take requests; None means all.
     """
+
+    payload_limit: int | None = None
+    """The largest request and response in bytes, where it is less than InvokeEndpoint's own."""
+    data_usage = ENDPOINT
+    """The usage that the bill names for requests and their data."""
 
     def __init__(
         self,
@@ -85,6 +91,9 @@ class Variant:
         """LoadedModelCount of an instance, where models are loaded."""
         if models := self.models.get(instance.id):
             self.record("LoadedModelCount", models.count, "None", INSTANCES)
+
+    def record_concurrency(self) -> None:
+        """Sample the metrics of concurrency, which only serverless variants have."""
 
     async def scale(self, count: int, *, provision: bool = True) -> None:
         """Scale to `count` instances. Each new one serves as soon as it is healthy. Raises
@@ -151,6 +160,14 @@ class Variant:
     def serving(self) -> list[Instance]:
         """The healthy instances that take requests."""
         return self.instances[: self.active]
+
+    @contextlib.asynccontextmanager
+    async def taken(self, target: str | None = None) -> AsyncIterator[Instance]:
+        """An instance, with one more request in flight, as `choose` chooses it. Raises
+        ServiceError."""
+        instance = self.choose(target)
+        with instance:
+            yield instance
 
     def choose(self, target: str | None = None) -> Instance:
         """The instance for a request: one that has the target model, otherwise the one with the
@@ -219,6 +236,7 @@ class Variant:
             ENDPOINT,
             self._cloud.arn("endpoint", self._endpoint),
             self.document["Config"]["InstanceType"],
+            self.document["Config"].get("VolumeSizeInGB", 0),
         )
         return Instance(
             self._cloud, self.spec, f"{LOG_GROUP}/{self._endpoint}", self.name, {}, subject, account

@@ -36,7 +36,7 @@ class Instance:
     count requests in flight with it as a context manager, `stop` it.
 
     `subject` identifies it for faults. `account` is billed for it from `start` to `stop`, however
-    many containers it runs.
+    many containers it runs; None where time is not what is billed.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Instance:
         log_prefix: str,
         environment: dict[str, str],
         subject: Subject,
-        account: Account,
+        account: Account | None,
     ) -> None:
         self._cloud = cloud
         self.subject = subject
@@ -89,7 +89,8 @@ class Instance:
     async def start(self, within: float = HEALTH_TIMEOUT_SECONDS, after: float = 0.0) -> None:
         """Wait `after` seconds for the instance, start its containers, and wait until all are
         healthy, at most `within` seconds; both are the machine's. Raises InstanceFailedError."""
-        self._billed = self._cloud.meter.begin(self._account)
+        if self._account is not None:
+            self._billed = self._cloud.meter.begin(self._account)
         await MACHINE.sleep(after)
         # Each start ends by itself, because a cancelled one could leave a process behind.
         starts = await asyncio.gather(

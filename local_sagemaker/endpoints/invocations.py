@@ -8,6 +8,7 @@ Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEnd
 
 from typing import Any
 
+from local_sagemaker.account.billing import BYTES_PER_GB, DATA_IN, DATA_OUT, REQUESTS, Item
 from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.endpoints.endpoints import Endpoints
 from local_sagemaker.endpoints.fleet import LOG_GROUP, RESPONSE_TIMEOUT_SECONDS, Variant
@@ -24,6 +25,7 @@ from local_sagemaker.errors import ServiceError
 from local_sagemaker.http.client import Answer, ContainerUnreachableError
 
 PAYLOAD_LIMIT_BYTES = 6_291_456
+_CALLERS_FAULTS = ("ValidationError", "ModelNotReadyException", "ThrottlingException")
 _FORWARDED = (
     ("ContentType", "content-type"),
     ("Accept", "accept"),
@@ -75,17 +77,18 @@ class Invocations:
         invocation: Invocation | None = None
         answer: Answer | None = None
         try:
-            instance = variant.choose(target)
-            invocation = Invocation(
-                self._cloud.clock,
-                [one for one in instance.containers if hostname in (None, one.spec.hostname)],
-                variant.models.get(instance.id),
-                target,
-            )
-            with instance:
+            _check_size(variant, params["Body"])
+            async with variant.taken(target) as instance:
+                invocation = Invocation(
+                    self._cloud.clock,
+                    [one for one in instance.containers if hostname in (None, one.spec.hostname)],
+                    variant.models.get(instance.id),
+                    target,
+                )
                 answer = await _send(invocation, params["EndpointName"], headers, params["Body"])
+            self._bill_data(variant, params, answer)
         except ServiceError as error:
-            failed = "4" if error.code in ("ValidationError", "ModelNotReadyException") else "5"
+            failed = "4" if error.code in _CALLERS_FAULTS else "5"
             original = error.fields.get("OriginalStatusCode")
             failed = str(original)[0] if original else failed
             raise
@@ -106,6 +109,21 @@ class Invocations:
                         "ContainerLatency", seconds * 1e6, "Microseconds", container=name
                     )
         return answer
+
+    def _bill_data(self, variant: Variant, params: dict[str, Any], answer: Answer) -> None:
+        """Count the data of an answered request, and refuse an answer that is too large."""
+        arn, usage = self._cloud.arn("endpoint", params["EndpointName"]), variant.data_usage
+        for what, unit, quantity in (
+            (REQUESTS, "request", 1.0),
+            (DATA_IN, "GB", len(params["Body"]) / BYTES_PER_GB),
+            (DATA_OUT, "GB", len(answer.body) / BYTES_PER_GB),
+        ):
+            self._cloud.meter.count(Item(what, usage, "", unit, arn), quantity)
+        limit = variant.payload_limit
+        if limit is not None and len(answer.body) > limit:
+            where = f"See {LOG_GROUP}/{params['EndpointName']} in CloudWatch Logs."
+            message = f"The response has {len(answer.body)} bytes, more than the {limit} of AWS"
+            raise _model_error("model", 0, message, where)
 
     def _variant(self, endpoint: str, target_variant: str | None) -> Variant:
         fleet = self._endpoints.fleet(endpoint)
@@ -163,6 +181,12 @@ async def _send(
     if answer.status != 200:
         raise model_error(answer.status, answer.text)
     return answer
+
+
+def _check_size(variant: Variant, body: bytes) -> None:
+    limit = variant.payload_limit
+    if limit is not None and len(body) > limit:
+        raise _refused(f"The request body has more than {limit} bytes")
 
 
 def _target_container(variant: Variant, hostname: str | None) -> str | None:

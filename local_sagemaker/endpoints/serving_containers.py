@@ -188,6 +188,15 @@ class ServingContainer:
         """The mark of its processes (`Container.token`); empty before the start."""
         return self._container.token if self._container else ""
 
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._container is not None and self._container.exit_code is None
+
+    async def wait(self) -> int:
+        """Wait until the started container ends; its exit code."""
+        return await self._started().wait()
+
     async def send(
         self, path: str, *, headers: Mapping[str, str], body: bytes, within: float
     ) -> Answer:

@@ -249,15 +249,17 @@ class Emulator:
         await self._end_containers()
         for quota in self.cloud.quotas.values():
             quota.clear()
+        self.cloud.meter.settle()
         self.cloud.store.clear()
         self.statistics.clear()
         self.cloud.faults.end()
         self.targets.start()
         return JSONResponse({"status": "reset"})
 
-    async def bill(self, _: Request) -> Response:
-        """`GET /_local/bill`: AWS's bill up to now."""
-        return JSONResponse(self.cloud.meter.bill().model_dump(mode="json"))
+    async def bill(self, request: Request) -> Response:
+        """`GET /_local/bill?tag=KEY`: AWS's bill up to now; with a tag, also its sums by value."""
+        bill = self.cloud.meter.bill(request.query_params.get("tag"))
+        return JSONResponse(bill.model_dump(mode="json"))
 
     async def faults(self, request: Request) -> Response:
         """`/_local/faults`: PUT a plan, GET its report, DELETE it; each call answers with the

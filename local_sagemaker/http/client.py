@@ -1,6 +1,8 @@
 """A small HTTP/1.1 client for containers on this machine: one pool of kept connections per
 container, httptools as parser.
 
+A body is in memory, or, for asynchronous requests, in a file: `FileBody`.
+
 Every invocation uses it, so it does only what an invocation needs: no redirects, no cookies, no
 compression. It sends each request only once, because a container may begin its work with the first
 byte.
@@ -10,7 +12,7 @@ import asyncio
 import select
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import IO, cast
 
 import httptools
 
@@ -20,6 +22,8 @@ from local_sagemaker.errors import LocalSageMakerError
 RESPONSE_LIMIT_BYTES = 128 * 1024 * 1024
 """A batch transform's payload is at most 100 MB; a much larger answer is an error of the
 container."""
+PIECE_BYTES = 1024 * 1024
+"""A file is read and sent in such pieces."""
 _LONGEST_IDLE_SECONDS = 1.0
 """A kept connection is reused only within this time, because common servers close theirs after 2
 seconds (gunicorn) or 5 (uvicorn)."""
@@ -42,6 +46,23 @@ class ContainerNotListeningError(ContainerUnreachableError):
     """The container did not accept a connection, so it has not seen the request."""
 
 
+@dataclass(frozen=True)
+class FileBody:
+    """A request's body of `size` bytes, from the position of `file` on.
+
+    The body of its answer goes to the file `answer`, at most `answer_bytes` of it, and not to
+    `Answer.body`. The caller closes both files.
+    """
+
+    file: IO[bytes]
+    size: int
+    answer: IO[bytes]
+    answer_bytes: int
+
+    def __len__(self) -> int:
+        return self.size
+
+
 @dataclass
 class Answer:
     """An HTTP answer; header names are in lower case."""
@@ -62,6 +83,8 @@ class _Connection(asyncio.Protocol):
         self._closed = False
         self._answered: asyncio.Future[Answer] | None = None
         self._kept_since = 0.0
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     @property
     def usable(self) -> bool:
@@ -88,18 +111,39 @@ class _Connection(asyncio.Protocol):
         poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not poll.poll(0)
 
-    async def send(self, head: bytes, body: bytes) -> Answer:
+    async def send(self, head: bytes, body: bytes | FileBody) -> Answer:
         if self._transport is None or self._closed:
             raise ContainerUnreachableError("the container closed the connection")
         self._answered = asyncio.get_running_loop().create_future()
         self._answer = Answer()
         self._chunks: list[bytes] = []
         self._size = 0
+        self._into = body.answer if isinstance(body, FileBody) else None
+        self._limit = body.answer_bytes if isinstance(body, FileBody) else RESPONSE_LIMIT_BYTES
         self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(head + body if len(body) < 65_536 else head)
-        if len(body) >= 65_536:
-            self._transport.write(body)
+        if isinstance(body, FileBody):
+            self._transport.write(head)
+            await self._send_file(body, self._transport, self._answered)
+        else:
+            self._transport.write(head + body if len(body) < 65_536 else head)
+            if len(body) >= 65_536:
+                self._transport.write(body)
         return await self._answered
+
+    async def _send_file(
+        self, body: FileBody, transport: asyncio.Transport, answered: asyncio.Future[Answer]
+    ) -> None:
+        """Send a file, as fast as the container reads. A container that refuses the request may
+        answer before it has read all; the connection then ends."""
+        left = body.size
+        while left:
+            piece = await asyncio.to_thread(body.file.read, min(left, PIECE_BYTES))
+            if answered.done() or not piece:
+                self.close()
+                return
+            left -= len(piece)
+            transport.write(piece)
+            await self._writable.wait()
 
     def close(self) -> None:
         self._closed = True
@@ -118,8 +162,15 @@ class _Connection(asyncio.Protocol):
         except (httptools.HttpParserError, AttributeError) as error:
             self._fail(f"the container's answer is not HTTP: {error}")
 
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
+        self._writable.set()
         self._fail(f"the container closed the connection{f': {exc}' if exc else ''}")
 
     # httptools callbacks
@@ -129,8 +180,13 @@ class _Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size > RESPONSE_LIMIT_BYTES:
-            self._fail(f"the container's answer has more than {RESPONSE_LIMIT_BYTES} bytes")
+        if self._size > self._limit:
+            self._fail(f"the container's answer has more than {self._limit} bytes")
+        elif self._into is not None:
+            try:
+                self._into.write(data)
+            except OSError as error:
+                self._fail(f"the container's answer could not be kept: {error}")
         else:
             self._chunks.append(data)
 
@@ -141,10 +197,12 @@ class _Connection(asyncio.Protocol):
             self.close()
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(self._answer)
+            self._writable.set()
 
     def _fail(self, message: str) -> None:
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(ContainerUnreachableError(message))
+            self._writable.set()
             self.close()
 
 
@@ -161,7 +219,7 @@ class HttpClient:
         path: str,
         *,
         headers: Mapping[str, str] | None = None,
-        body: bytes = b"",
+        body: bytes | FileBody = b"",
         within: float,
     ) -> Answer:
         """One request, sent once. Raises ContainerUnreachableError, or TimeoutError after `within`
@@ -192,7 +250,9 @@ class HttpClient:
                 ) from error
             return await self._exchange(fresh, head, body)
 
-    async def _exchange(self, connection: _Connection, head: bytes, body: bytes) -> Answer:
+    async def _exchange(
+        self, connection: _Connection, head: bytes, body: bytes | FileBody
+    ) -> Answer:
         try:
             answer = await connection.send(head, body)
         except BaseException:

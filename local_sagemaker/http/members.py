@@ -64,7 +64,7 @@ STRUCTURES: dict[str, Structure] = {
     "S3DataSource": _structure("S3Uri S3DataDistributionType", S3DataType="S3Prefix ManifestFile"),
     "OutputDataConfig": _structure("S3OutputPath CompressionType", "KmsKeyId"),
     "ResourceConfig": _structure(
-        "InstanceType InstanceCount KeepAlivePeriodInSeconds", "VolumeSizeInGB VolumeKmsKeyId"
+        "InstanceType InstanceCount KeepAlivePeriodInSeconds VolumeSizeInGB", "VolumeKmsKeyId"
     ),
     "StoppingCondition": _structure("MaxRuntimeInSeconds MaxWaitTimeInSeconds"),
     "CheckpointConfig": _structure("S3Uri LocalPath"),
@@ -98,9 +98,13 @@ STRUCTURES: dict[str, Structure] = {
     ),
     "ProductionVariant": _structure(
         "VariantName ModelName InitialInstanceCount InstanceType InitialVariantWeight RoutingConfig"
-        " ContainerStartupHealthCheckTimeoutInSeconds",
-        "VolumeSizeInGB ModelDataDownloadTimeoutInSeconds InferenceAmiVersion EnableSSMAccess",
+        " ContainerStartupHealthCheckTimeoutInSeconds ServerlessConfig VolumeSizeInGB",
+        "ModelDataDownloadTimeoutInSeconds InferenceAmiVersion EnableSSMAccess",
     ),
+    "ProductionVariantServerlessConfig": _structure(
+        "MemorySizeInMB MaxConcurrency ProvisionedConcurrency"
+    ),
+    "ProductionVariantServerlessUpdateConfig": _structure("MaxConcurrency ProvisionedConcurrency"),
     "ProductionVariantRoutingConfig": _structure(
         "", RoutingStrategy="LEAST_OUTSTANDING_REQUESTS RANDOM"
     ),
@@ -141,7 +145,9 @@ STRUCTURES: dict[str, Structure] = {
     "UpdateEndpointWeightsAndCapacitiesInput": _structure(
         "EndpointName DesiredWeightsAndCapacities"
     ),
-    "DesiredWeightAndCapacity": _structure("VariantName DesiredWeight DesiredInstanceCount"),
+    "DesiredWeightAndCapacity": _structure(
+        "VariantName DesiredWeight DesiredInstanceCount ServerlessUpdateConfig"
+    ),
     "DeleteEndpointInput": _structure("EndpointName"),
     # Batch transform
     "CreateTransformJobRequest": _structure(
@@ -208,7 +214,9 @@ STRUCTURES: dict[str, Structure] = {
         "ScaleInCooldown DisableScaleIn"
     ),
     "PredefinedMetricSpecification": _structure(
-        "", PredefinedMetricType="SageMakerVariantInvocationsPerInstance"
+        "",
+        PredefinedMetricType="SageMakerVariantInvocationsPerInstance "
+        "SageMakerVariantProvisionedConcurrencyUtilization",
     ),
     "CustomizedMetricSpecification": _structure(
         "MetricName Namespace Dimensions Statistic Metrics", "Unit"

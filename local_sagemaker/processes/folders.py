@@ -16,6 +16,7 @@ from local_sagemaker.processes.launch import (
     Program,
     last_component,
 )
+from local_sagemaker.processes.usage import folder_bytes
 
 _PROBE_SECONDS = 10.0
 
@@ -55,6 +56,10 @@ class Folders:
                 f"{self._containers}"
             )
         return folder
+
+    def image_bytes(self, image: str) -> int:
+        """See ContainerImages: the size of the image's folder."""
+        return folder_bytes(self._folder(image))
 
     def launch(
         self,

@@ -47,6 +47,8 @@ exec "$0" --root="$root" --wd="$work" --setgid="$group" --setuid="$user" -- "$@"
 """
 """Runs in a separate mount namespace, so that its mounts end with the container."""
 
+_SIZE_UNITS = {"B": 1, "bytes": 1, "KB": 1e3, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+
 
 def engine() -> str:
     """`docker` where its daemon answers, otherwise `buildah`. Raises ImagesError where neither is
@@ -96,6 +98,15 @@ class BuildahImages:
                 image_id = str(json.loads(found.stdout)["FromImageID"])
                 before = entry or (*(self._config(image_id).get("Entrypoint") or ()), command)
                 return Program(image_id, (*before, *arguments))
+        raise _not_found(image, "buildah")
+
+    def image_bytes(self, image: str) -> int:
+        """See ContainerImages. buildah tells a rounded size, such as `1.05 GB`."""
+        image_id = self.program(image, "serve", None, ()).image
+        for one in json.loads(_run("buildah", "images", "--json", "--no-trunc").stdout):
+            if str(one["id"]).removeprefix("sha256:") == image_id.removeprefix("sha256:"):
+                number, unit = str(one["size"]).split()
+                return round(float(number) * _SIZE_UNITS[unit])
         raise _not_found(image, "buildah")
 
     def _config(self, image: str) -> dict[str, Any]:
@@ -163,6 +174,11 @@ class DockerImages:
                 first, *rest = entry
                 return Program(image_id, ("--entrypoint", first, image_id, *rest, *arguments))
         raise _not_found(image, "docker")
+
+    def image_bytes(self, image: str) -> int:
+        """See ContainerImages."""
+        image_id = self.program(image, "serve", None, ()).image
+        return int(_run("docker", "image", "inspect", "--format", "{{.Size}}", image_id).stdout)
 
     def launch(
         self, program: Program, base: Path, environment: Mapping[str, str], token: str

@@ -58,6 +58,9 @@ class ContainerImages(Protocol):
         ImageNotFoundError.
         """
 
+    def image_bytes(self, image: str) -> int:
+        """The size of an image; the call blocks. Raises ImagesError."""
+
     def launch(
         self, program: Program, base: Path, environment: Mapping[str, str], token: str
     ) -> Launch:

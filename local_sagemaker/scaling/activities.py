@@ -10,7 +10,7 @@ from typing import Any, Final
 from local_sagemaker.account.cloud import Cloud
 from local_sagemaker.account.state import Document
 from local_sagemaker.errors import not_emulated
-from local_sagemaker.scaling.scope import DIMENSION, NAMESPACE, is_of, page_of
+from local_sagemaker.scaling.scope import CAPACITIES, NAMESPACE, is_of, page_of
 
 _ACTIVITY: Final = "scaling-activity"
 _MOST: Final = 1000
@@ -30,8 +30,8 @@ class Activities:
         found.sort(key=lambda activity: activity["StartTime"], reverse=True)
         return page_of("ScalingActivities", found, params)
 
-    def note(self, resource: str, what: str, cause: str, status: str, message: str) -> None:
-        """Keep an activity, which begins now."""
+    def note(self, target: Document, what: str, cause: str, status: str, message: str) -> None:
+        """Keep an activity of a target, which begins now."""
         kept = list(self._store.all(_ACTIVITY))
         for name, _ in kept[: max(0, len(kept) - _MOST + 1)]:
             self._store.delete(_ACTIVITY, name)
@@ -39,8 +39,8 @@ class Activities:
         document: Document = {
             "ActivityId": activity,
             "ServiceNamespace": NAMESPACE,
-            "ResourceId": resource,
-            "ScalableDimension": DIMENSION,
+            "ResourceId": target["ResourceId"],
+            "ScalableDimension": target["ScalableDimension"],
             "Description": what,
             "Cause": cause,
             "StartTime": self._clock.now(),
@@ -52,15 +52,16 @@ class Activities:
         self._store.put(_ACTIVITY, activity, document)
 
     def end(self, resource: str, endpoint: Document, count: int) -> None:
-        """End those whose change has come to its end, when the endpoint has so many instances."""
+        """End those whose change has come to its end, when the endpoint has this capacity."""
         for name, activity in self._store.all(_ACTIVITY):
             if activity["ResourceId"] != resource or activity["StatusCode"] != "InProgress":
                 continue
-            reached = activity["Description"] == count_words(count)
+            dimension = activity["ScalableDimension"]
+            reached = activity["Description"] == count_words(dimension, count)
             activity |= {
                 "EndTime": self._clock.now(),
                 "StatusCode": "Successful" if reached else "Failed",
-                "StatusMessage": f"Successfully set desired instance count to {count}. Change "
+                "StatusMessage": f"Successfully set {CAPACITIES[dimension]} to {count}. Change "
                 f"successfully fulfilled by sagemaker."
                 if reached
                 else f"Failed. Reason: {endpoint.get('FailureReason', 'it was changed again')}",
@@ -74,6 +75,6 @@ class Activities:
         return str(latest.get("StatusMessage", ""))
 
 
-def count_words(count: int) -> str:
+def count_words(dimension: str, count: int) -> str:
     """The description of a change of capacity."""
-    return f"Setting desired instance count to {count}."
+    return f"Setting {CAPACITIES[dimension]} to {count}."

@@ -31,8 +31,9 @@ from local_sagemaker.scaling.policies import (
     note,
 )
 from local_sagemaker.scaling.scope import (
-    DIMENSION,
+    INSTANCES,
     NAMESPACE,
+    PROVISIONED,
     TARGET,
     endpoint_and_variant,
     is_of,
@@ -44,7 +45,17 @@ from local_sagemaker.scaling.scope import (
 _POLICY: Final = "scaling-policy"
 _TRACKING: Final = "TargetTrackingScalingPolicyConfiguration"
 _STEPS: Final = "StepScalingPolicyConfiguration"
-_PREDEFINED: Final = "SageMakerVariantInvocationsPerInstance"
+_PREDEFINED: Final = {
+    "SageMakerVariantInvocationsPerInstance": (INSTANCES, "InvocationsPerInstance", "Sum"),
+    "SageMakerVariantProvisionedConcurrencyUtilization": (
+        PROVISIONED,
+        "ServerlessProvisionedConcurrencyUtilization",
+        "Average",
+    ),
+}
+"""The predefined metrics: their dimension, CloudWatch's metric and its statistic. AWS's page
+(docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints-autoscale.html) does not name the
+second one's statistic."""
 _MOST_STEPS: Final = 20
 
 
@@ -79,11 +90,13 @@ class ScalingPolicies:
         tracking gets its two alarms."""
         resource, name = resource_of(params), params["PolicyName"]
         endpoint_and_variant(resource)
-        if self._cloud.store.get(TARGET, resource) is None:
+        dimension = params["ScalableDimension"]
+        target = self._cloud.store.get(TARGET, resource)
+        if target is None or target["ScalableDimension"] != dimension:
             raise ServiceError(
                 "ObjectNotFoundException",
                 f"No scalable target registered for namespace: {NAMESPACE}, resource ID: "
-                f"{resource}, scalable dimension: {DIMENSION}",
+                f"{resource}, scalable dimension: {dimension}",
             )
         key = key_of(resource, name)
         known = self._cloud.store.get(_POLICY, key) or {}
@@ -100,7 +113,7 @@ class ScalingPolicies:
             "PolicyName": name,
             "ServiceNamespace": NAMESPACE,
             "ResourceId": resource,
-            "ScalableDimension": DIMENSION,
+            "ScalableDimension": dimension,
             "CreationTime": self._cloud.clock.now(),
             "PolicyARN": f"arn:aws:autoscaling:{settings.region}:{settings.account_id}:"
             f"scalingPolicy:{uuid.uuid4()}:resource/sagemaker/{resource}:policyName/{name}",
@@ -185,7 +198,8 @@ class ScalingPolicies:
             raise ServiceError(
                 "ObjectNotFoundException",
                 f"No scaling policy found for service namespace: {NAMESPACE}, resource ID: "
-                f"{resource}, scalable dimension: {DIMENSION}, policy name: {name}",
+                f"{resource}, scalable dimension: {params['ScalableDimension']}, policy name: "
+                f"{name}",
             )
         await self._remove(key, policy)
         return {}
@@ -319,18 +333,22 @@ def policy_queries(policy: Document) -> list[dict[str, Any]]:
             "CustomizedMetricSpecification, one of the two."
         )
     if predefined is not None:
-        if predefined["PredefinedMetricType"] != _PREDEFINED:
-            raise not_emulated(f"PredefinedMetricType {predefined['PredefinedMetricType']}")
+        kind = predefined["PredefinedMetricType"]
+        if kind not in _PREDEFINED:
+            raise not_emulated(f"PredefinedMetricType {kind}")
+        dimension, name, statistic = _PREDEFINED[kind]
+        if policy["ScalableDimension"] != dimension:
+            raise validation(f"PredefinedMetricType {kind} is of the dimension {dimension}.")
         endpoint, variant = endpoint_and_variant(policy["ResourceId"])
         metric = {
             "Namespace": INVOCATIONS,
-            "MetricName": "InvocationsPerInstance",
+            "MetricName": name,
             "Dimensions": [
                 {"Name": "EndpointName", "Value": endpoint},
                 {"Name": "VariantName", "Value": variant},
             ],
         }
-        return [{"Id": "m1", "MetricStat": {"Metric": metric, "Stat": "Sum", "Period": MINUTE}}]
+        return [{"Id": "m1", "MetricStat": {"Metric": metric, "Stat": statistic, "Period": MINUTE}}]
     metrics: Sequence[Mapping[str, Any]] = customized.get("Metrics") or []
     if metrics:
         if any(customized.get(member) for member in ("MetricName", "Namespace", "Statistic")):

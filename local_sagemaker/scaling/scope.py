@@ -7,7 +7,15 @@ from local_sagemaker.account.state import Document
 from local_sagemaker.errors import ServiceError, not_emulated, validation
 
 NAMESPACE: Final = "sagemaker"
-DIMENSION: Final = "sagemaker:variant:DesiredInstanceCount"
+INSTANCES: Final = "sagemaker:variant:DesiredInstanceCount"
+PROVISIONED: Final = "sagemaker:variant:DesiredProvisionedConcurrency"
+"""The dimension of serverless variants
+(docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints-autoscale.html)."""
+CAPACITIES: Final = {
+    INSTANCES: "desired instance count",
+    PROVISIONED: "desired provisioned concurrency",
+}
+"""The dimensions, with the words for their capacity."""
 TARGET: Final = "scalable-target"
 """The kind of a stored scalable target."""
 _RESOURCE: Final = re.compile(r"endpoint/([A-Za-z0-9-]{1,63})/variant/([A-Za-z0-9-]{1,63})")
@@ -24,7 +32,7 @@ def check_scope(params: dict[str, Any]) -> None:
     """Raises ValidationException for another service than SageMaker, or another dimension."""
     if params["ServiceNamespace"] != NAMESPACE:
         raise not_emulated(f"ServiceNamespace {params['ServiceNamespace']}")
-    if params.get("ScalableDimension", DIMENSION) != DIMENSION:
+    if params.get("ScalableDimension", INSTANCES) not in CAPACITIES:
         raise not_emulated(f"ScalableDimension {params['ScalableDimension']}")
 
 
@@ -39,15 +47,36 @@ def endpoint_and_variant(resource: str) -> tuple[str, str]:
     return found[1], found[2]
 
 
+def capacity_of(variant: Document, dimension: str) -> int | None:
+    """The capacity that a variant of an endpoint has in a dimension; None where it has none."""
+    config = variant.get("ServerlessConfig")
+    if config is None:
+        return int(variant["DesiredInstanceCount"]) if dimension == INSTANCES else None
+    return config.get("ProvisionedConcurrency") if dimension == PROVISIONED else None
+
+
+def change_of(variant: str, dimension: str, capacity: int) -> Document:
+    """The DesiredWeightAndCapacity that gives a variant this capacity."""
+    if dimension == PROVISIONED:
+        wanted: Document = {"ServerlessUpdateConfig": {"ProvisionedConcurrency": capacity}}
+    else:
+        wanted = {"DesiredInstanceCount": capacity}
+    return {"VariantName": variant, **wanted}
+
+
 def key_of(resource: str, name: str) -> str:
     """Where a target's scheduled action or policy of a name is kept."""
     return f"{resource}\n{name}"
 
 
 def is_of(document: Document, params: dict[str, Any]) -> bool:
-    """Whether a document is of the resource that a Describe call names, if it names one."""
+    """Whether a document is of the resource and the dimension that a Describe call names, if it
+    names them."""
     check_scope(params)
-    return bool(params.get("ResourceId", document["ResourceId"]) == document["ResourceId"])
+    return all(
+        params.get(name, document[name]) == document[name]
+        for name in ("ResourceId", "ScalableDimension")
+    )
 
 
 def page_of(member: str, found: list[Document], params: dict[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,12 @@ from local_sagemaker.scaling.policies import Bounds
 from local_sagemaker.scaling.policy_operations import ScalingPolicies
 from local_sagemaker.scaling.schedules import InvalidScheduleError, Schedule
 from local_sagemaker.scaling.scope import (
-    DIMENSION,
+    CAPACITIES,
     NAMESPACE,
+    PROVISIONED,
     TARGET,
+    capacity_of,
+    change_of,
     endpoint_and_variant,
     is_of,
     key_of,
@@ -85,7 +88,10 @@ class ScalableTargets:
         """RegisterScalableTarget: a new target, or other bounds of one that is there."""
         resource = resource_of(params)
         endpoint, variant = endpoint_and_variant(resource)
+        dimension = params["ScalableDimension"]
         known = self._cloud.store.get(TARGET, resource)
+        if known is not None and known["ScalableDimension"] != dimension:
+            known = None  # of the time before the endpoint was converted
         if known is None and not {"MinCapacity", "MaxCapacity"} <= params.keys():
             raise validation(
                 "MinCapacity and MaxCapacity are required when you register a new scalable target."
@@ -97,10 +103,15 @@ class ScalableTargets:
                 f"There is no variant {variant} of an endpoint {endpoint}: {resource} cannot be "
                 f"registered."
             )
+        (registered,) = (one for one in described["Variants"] if one["VariantName"] == variant)
+        if capacity_of(registered, dimension) is None:
+            raise validation(
+                f"{resource} has no {CAPACITIES[dimension]}, so {dimension} cannot be registered."
+            )
         target = known or {
             "ServiceNamespace": NAMESPACE,
             "ResourceId": resource,
-            "ScalableDimension": DIMENSION,
+            "ScalableDimension": dimension,
             "RoleARN": self._role(),
             "CreationTime": self._cloud.clock.now(),
             "SuspendedState": dict.fromkeys(_SUSPENDABLE, False),
@@ -112,10 +123,12 @@ class ScalableTargets:
         }
         _check_bounds(bounds["MinCapacity"], bounds["MaxCapacity"])
         if bounds["MinCapacity"] == 0 and "AsyncInferenceConfig" not in described:
-            raise validation(
-                f"MinCapacity must be at least 1 for {resource}: a variant that answers in real "
-                f"time cannot go to zero."
+            why = (
+                "ProvisionedConcurrency is at least 1"
+                if dimension == PROVISIONED
+                else "a variant that answers in real time cannot go to zero"
             )
+            raise validation(f"MinCapacity must be at least 1 for {resource}: {why}.")
         target |= bounds
         target["SuspendedState"] = target["SuspendedState"] | params.get("SuspendedState", {})
         self._cloud.store.put(TARGET, resource, target)
@@ -138,7 +151,7 @@ class ScalableTargets:
         """DeregisterScalableTarget: its scheduled actions and policies go with it; the
         capacity stays."""
         resource = resource_of(params)
-        self._known(resource)
+        self._known(params)
         await self._forget(resource)
         return {}
 
@@ -148,14 +161,14 @@ class ScalableTargets:
         """PutScheduledAction: a new one, or another schedule or action for one of this name. Start
         and end that are not named again are gone."""
         resource = resource_of(params)
-        target = self._known(resource)
+        target = self._known(params)
         key = key_of(resource, params["ScheduledActionName"])
         known = self._cloud.store.get(_ACTION, key)
         action = known or {
             "ScheduledActionName": params["ScheduledActionName"],
             "ServiceNamespace": NAMESPACE,
             "ResourceId": resource,
-            "ScalableDimension": DIMENSION,
+            "ScalableDimension": target["ScalableDimension"],
             "CreationTime": self._cloud.clock.now(),
             "ScheduledActionARN": self._arn(
                 f"scheduledAction:{uuid.uuid4()}:resource/sagemaker/{resource}:"
@@ -205,7 +218,8 @@ class ScalableTargets:
             raise ServiceError(
                 "ObjectNotFoundException",
                 f"No scheduled action found for service namespace: {NAMESPACE}, resource ID: "
-                f"{resource}, scalable dimension: {DIMENSION}, scheduled action name: {name}",
+                f"{resource}, scalable dimension: {params['ScalableDimension']}, scheduled action "
+                f"name: {name}",
             )
         self._cloud.store.delete(_ACTION, key_of(resource, name))
         return {}
@@ -258,61 +272,62 @@ class ScalableTargets:
                 f"Failed to set {words}: the minimum would be {bounds['MinCapacity']} and the "
                 f"maximum {bounds['MaxCapacity']}"
             )
-            self._activities.note(resource, f"Setting {words}", cause, "Failed", message)
+            self._activities.note(target, f"Setting {words}", cause, "Failed", message)
             return
         target |= bounds
         self._cloud.store.put(TARGET, resource, target)
         done = f"Successfully set {words}"
-        self._activities.note(resource, f"Setting {words}", cause, "Successful", done)
+        self._activities.note(target, f"Setting {words}", cause, "Successful", done)
 
     async def _follow(self, resource: str, target: Document, *, new_minute: bool) -> None:
         """Bring a target's capacity within its bounds, and in each new minute to what its policies
         ask for."""
         endpoint, variant = endpoint_and_variant(resource)
         described = self._endpoints.get(endpoint)
-        counts = {
-            one["VariantName"]: one["DesiredInstanceCount"]
+        capacities = {
+            one["VariantName"]: capacity_of(one, target["ScalableDimension"])
             for one in (described["Variants"] if described else [])
         }
-        if described is None or variant not in counts:
-            await self._forget(resource)  # as its endpoint is gone
+        count = capacities.get(variant)
+        if described is None or count is None:
+            await self._forget(resource)  # as its endpoint is gone, or has another dimension
             return
         if described["EndpointStatus"] != "InService":
             return
-        count = counts[variant]
         self._activities.end(resource, described, count)
         bounds = Bounds(target["MinCapacity"], target["MaxCapacity"])
         wanted = bounds.within(count)
         if wanted != count:
             bound = "minimum" if count < wanted else "maximum"
-            await self._set(resource, wanted, f"{bound} capacity was set to {wanted}")
+            await self._set(target, wanted, f"{bound} capacity was set to {wanted}")
             return
         if not new_minute:
             return
         change = self._policies.change(resource, count, bounds, target["SuspendedState"])
-        if change is not None and await self._set(resource, change.capacity, change.cause):
+        if change is not None and await self._set(target, change.capacity, change.cause):
             self._policies.made(resource, change)
 
-    async def _set(self, resource: str, count: int, cause: str) -> bool:
-        """Give a variant so many instances; returns whether that was accepted. A refusal, of a
-        quota say, is told once."""
+    async def _set(self, target: Document, count: int, cause: str) -> bool:
+        """Give a variant this capacity; returns whether that was accepted. A refusal, of a quota
+        say, is told once."""
+        resource, dimension = target["ResourceId"], target["ScalableDimension"]
         endpoint, variant = endpoint_and_variant(resource)
-        change = {"VariantName": variant, "DesiredInstanceCount": count}
-        what = count_words(count)
+        change = change_of(variant, dimension, count)
+        what, capacity = count_words(dimension, count), CAPACITIES[dimension]
         try:
             await self._endpoints.update_weights_and_capacities(
                 {"EndpointName": endpoint, "DesiredWeightsAndCapacities": [change]}
             )
         except ServiceError as error:
-            message = f"Failed to set desired instance count to {count}. Reason: {error.message}"
+            message = f"Failed to set {capacity} to {count}. Reason: {error.message}"
             if self._activities.latest_message(resource) != message:
-                self._activities.note(resource, what, cause, "Failed", message)
+                self._activities.note(target, what, cause, "Failed", message)
             return False
         message = (
-            f"Successfully set desired instance count to {count}. Waiting for change to be "
-            f"fulfilled by sagemaker."
+            f"Successfully set {capacity} to {count}. Waiting for change to be fulfilled by "
+            f"sagemaker."
         )
-        self._activities.note(resource, what, cause, "InProgress", message)
+        self._activities.note(target, what, cause, "InProgress", message)
         return True
 
     async def _forget(self, resource: str) -> None:
@@ -325,13 +340,14 @@ class ScalableTargets:
             if action["ResourceId"] == resource:
                 self._cloud.store.delete(_ACTION, key)
 
-    def _known(self, resource: str) -> Document:
+    def _known(self, params: dict[str, Any]) -> Document:
+        resource = params["ResourceId"]
         target = self._cloud.store.get(TARGET, resource)
-        if target is None:
+        if target is None or target["ScalableDimension"] != params["ScalableDimension"]:
             raise ServiceError(
                 "ObjectNotFoundException",
                 f"No scalable target found for service namespace: {NAMESPACE}, resource ID: "
-                f"{resource}, scalable dimension: {DIMENSION}",
+                f"{resource}, scalable dimension: {params['ScalableDimension']}",
             )
         return target
 

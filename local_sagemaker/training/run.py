@@ -103,6 +103,7 @@ class TrainingRun:
                     usage_of(self._job),
                     self._job["TrainingJobArn"],
                     self._job["ResourceConfig"]["InstanceType"],
+                    self._job["ResourceConfig"].get("VolumeSizeInGB", 0),
                 ),
                 len(self._host_names),
                 self._cloud.settings.spot_billed_share if self._spot else 1.0,

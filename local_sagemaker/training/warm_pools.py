@@ -113,7 +113,12 @@ class WarmPools:
         """Keep an available pool until its time is over."""
         resources = job["ResourceConfig"]
         if name not in self._meters:
-            account = Account(WARM_POOL, job["TrainingJobArn"], resources["InstanceType"])
+            account = Account(
+                WARM_POOL,
+                job["TrainingJobArn"],
+                resources["InstanceType"],
+                resources.get("VolumeSizeInGB", 0),
+            )
             self._meters[name] = self._cloud.meter.begin(account, resources["InstanceCount"])
         left = resources["KeepAlivePeriodInSeconds"] - self._cloud.clock.since(job["RetainedSince"])
         self._expiries[name] = self._cloud.clock.call_later(max(0.0, left), self._terminate, name)

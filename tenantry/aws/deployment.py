@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -17,6 +18,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tenantry.aws.image_digests import ImageDigestsError, parse_image_digests
 from tenantry.aws.queues import Queue
 from tenantry.aws.tables import Table
 from tenantry.errors import TenantryError
@@ -97,6 +99,7 @@ class Deployment:
     silo_roles: str
     silo_policy: str
     image_repositories: str
+    image_digests: Mapping[str, str] = field(default_factory=dict, hash=False)
     session: boto3.Session = field(default_factory=aws_session, repr=False, compare=False)
     aws_calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
@@ -146,6 +149,7 @@ class Deployment:
                 silo_roles=outputs["SiloRolesArn"],
                 silo_policy=outputs["SiloPolicyArn"],
                 image_repositories=outputs["ImageRepositories"],
+                image_digests=parse_image_digests(outputs.get("ImageDigests", "")),
                 session=session,
             )
         except KeyError as error:
@@ -153,9 +157,19 @@ class Deployment:
                 f"stack {stack!r} has no output {error}; update it with `python -m "
                 f"infrastructure.deploy --stack {stack}`"
             ) from error
+        except ImageDigestsError as error:
+            raise DeploymentMissingError(
+                f"output 'ImageDigests' of stack {stack!r} cannot be read: {error}"
+            ) from error
 
     def image(self, container: str, tag: str) -> str:
-        """The URI of a container's image."""
+        """The URI of a container's image: by its digest where a release pinned it, else by its tag.
+
+        SageMaker takes both forms:
+        https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ContainerDefinition.html
+        """
+        if digest := self.image_digests.get(f"{container}:{tag}"):
+            return f"{self.image_repositories}/{container}@{digest}"
         return f"{self.image_repositories}/{container}:{tag}"
 
     def console_url(self, kind: str, name: str) -> str | None:

@@ -27,12 +27,14 @@ from tenantry.aws import objects
 from tenantry.aws.silo_roles import ensure_silo_role, silo_role_arn, tenant_tags, usable
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
+from tenantry.hosting.shapes.multi_model import pipeline_containers
 from tenantry.models.artifacts import placed_key
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import machines_of
 from tenantry.serving.moments import of_the_day
 from tenantry.tracing.spans import mark_failed, span
+from tenantry.workloads.hosting import Pipeline
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -202,25 +204,25 @@ def _model_request(
     alone: ids.TenantId | None,
 ) -> Any:
     name = ids.workload_name(workload.name)
+    role = deployment.batch_role if alone is None else silo_role_arn(deployment, name, alone)
+    tags = _tags(workload, batch, alone)
     prefix = s3_keys.batch_prefix(name, day, batch)
     source = {
         "S3Uri": f"s3://{deployment.data_bucket}/{prefix}models/",
         "S3DataType": "S3Prefix",
         "CompressionType": "None",
     }
-    return {
-        "ModelName": job,
-        "ExecutionRoleArn": (
-            deployment.batch_role if alone is None else silo_role_arn(deployment, name, alone)
-        ),
-        "Tags": _tags(workload, batch, alone),
-        "PrimaryContainer": {
-            "Image": deployment.image(workload.serving_container, workload.image_tag),
-            "Mode": "SingleModel",
-            "ModelDataSource": {"S3DataSource": source},
-            "Environment": {**log_environment(), **workload.serving.environment},
-        },
+    container = {
+        "Image": deployment.image(workload.serving_container, workload.image_tag),
+        "Mode": "SingleModel",
+        "ModelDataSource": {"S3DataSource": source},
+        "Environment": {**log_environment(), **workload.serving.environment},
     }
+    hosting = getattr(workload.hosting, workload.shared_machines.tier)
+    if isinstance(hosting, Pipeline):
+        containers = pipeline_containers(deployment, hosting, container)
+        return {"ModelName": job, "ExecutionRoleArn": role, "Tags": tags, **containers}
+    return {"ModelName": job, "ExecutionRoleArn": role, "Tags": tags, "PrimaryContainer": container}
 
 
 def _job_request(

@@ -4,6 +4,8 @@ endpoints."""
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -359,6 +361,42 @@ def jobs(invocation: Invocation, workload: Workload | None, most: int) -> None:
     columns = ("job", "status", "instances", "time", "created", "reason")
     table = invocation.table(columns, rows, prose=["reason"])
     invocation.show(table if rows else "There are none.")
+
+
+@click.command()
+@click.argument("workload", type=WORKLOAD)
+@click.option(
+    "--hours", type=click.FloatRange(0.01, 168), default=1.0, show_default=True, help="Looked at."
+)
+@common_options
+def shadow(invocation: Invocation, workload: Workload, hours: float) -> None:
+    """What the shadow of WORKLOAD's shared endpoint answers otherwise than the endpoint does.
+
+    \b
+    Example:
+      tenantry shadow portraits --hours 24
+    """
+    from tenantry.hosting.shadows import has_shadow, report_of_shared
+
+    if not has_shadow(workload):
+        raise click.ClickException(
+            f"the shared endpoint of {workload.name} has no shadow; add hosting.shadow to "
+            f"{workload.name}.yaml (docs/hosting.md)"
+        )
+    now = datetime.now(UTC)
+    found = report_of_shared(invocation.deployment, workload, now - timedelta(hours=hours), now)
+    if invocation.as_json:
+        said = {**asdict(found), "disagreement": found.disagreement}
+        invocation.write_json({"format": 1, **said})
+        return
+    if found.disagreement is None:
+        invocation.say(f"The shadow of {found.endpoint} has answered nobody's copy.")
+        return
+    invocation.say(
+        f"{found.endpoint}: of {found.compared + found.failed} answers compared, "
+        f"{found.differing} differ and {found.failed} failed ({found.disagreement:.1%}); "
+        f"{found.unmatched} requests have no copy."
+    )
 
 
 @click.command()

@@ -25,7 +25,7 @@ from tenantry.command_line.changing import (
     wind_down,
 )
 from tenantry.command_line.invocation import NotDone
-from tenantry.command_line.looking import endpoints, jobs, requests, status, tenant, tenants
+from tenantry.command_line.looking import endpoints, jobs, requests, shadow, status, tenant, tenants
 from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.pointing import env
@@ -33,7 +33,7 @@ from tenantry.command_line.uploading import import_model, upload
 from tenantry.tracing.export import TracingUnavailableError, export_spans
 
 _LISTED: Final = {
-    "Look": (status, tenants, tenant, requests, jobs, endpoints),
+    "Look": (status, tenants, tenant, requests, jobs, endpoints, shadow),
     "Do what the product's app does": (upload, import_model, ask, predictions),
     "Change what is owed and what serves": (
         retry,

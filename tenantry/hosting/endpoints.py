@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -15,7 +15,7 @@ from tenantry.aws.objects import error_code
 from tenantry.aws.silo_roles import ensure_silo_role, usable
 from tenantry.errors import TenantryError
 from tenantry.hosting.route import Route
-from tenantry.hosting.safe_updates import deployment_config
+from tenantry.hosting.safe_updates import deployment_config, forget_guard
 from tenantry.hosting.shapes.shape import Shape
 from tenantry.names import ids
 from tenantry.names.tiers import Machines
@@ -65,7 +65,7 @@ def ensure_endpoint(
     *,
     timeout: float = 1800.0,
     began: datetime | None = None,
-    serves: Route | None = None,
+    serves: Sequence[Route] = (),
 ) -> Endpoint:
     """Bring the endpoint on some machines into service. Create it, or update it where it differs
     from the workload.
@@ -87,8 +87,8 @@ def ensure_endpoint(
         timeout: seconds to wait for it.
         began: when the caller began and read the workload; None for a caller that must make the
             endpoint follow the workload.
-        serves: the route of the version that an endpoint of one version is to serve. Such an
-            endpoint follows it, whenever the caller began.
+        serves: the routes of the versions that the endpoint is to serve, where the shape
+            ``deploys``. Such an endpoint follows them, whenever the caller began.
 
     Raises:
         NotAsynchronousError: the workload has no endpoint of that shape.
@@ -111,7 +111,9 @@ def ensure_endpoint(
         role = None
         if machines.tier == "silo":
             role = ensure_silo_role(deployment, ids.workload_name(workload.name), machines.tenant)
-        usable(role, partial(create_once, client.create_model, wanted.model))
+        for model in (wanted.model, wanted.shadow):
+            if model is not None:
+                usable(role, partial(create_once, client.create_model, model))
         create_once(client.create_endpoint_config, wanted.config)
         if described is None:
             endpoint = {"EndpointName": name, "EndpointConfigName": wanted_config}
@@ -124,14 +126,21 @@ def ensure_endpoint(
             )
             # Serverless endpoints take no DeploymentConfig.
             guard = (
-                deployment_config(deployment, workload.hosting.updates, name, instances)
+                deployment_config(
+                    deployment, workload.hosting.updates, name, wanted_config, instances
+                )
                 if shape.has_instances
                 else None
             )
             if wanted.tags:  # UpdateEndpoint takes none; the endpoint may be from before they were
                 tags: Any = list(wanted.tags)
                 client.add_tags(ResourceArn=described["EndpointArn"], Tags=tags)
-            change = _update(deployment, name, wanted_config, timeout, guard)
+            try:
+                change = _update(deployment, name, wanted_config, timeout, guard)
+                wait_in_service(deployment, name, timeout=timeout)
+            finally:
+                if guard is not None:
+                    forget_guard(deployment, wanted_config)
     ready = wait_in_service(deployment, name, timeout=timeout)
     if ready["EndpointConfigName"] != wanted_config:
         if began is not None:

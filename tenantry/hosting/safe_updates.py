@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from botocore.exceptions import ClientError
+
+from tenantry.aws.objects import error_code
 from tenantry.hosting.shapes.shape import VARIANT
 from tenantry.workloads.hosting import Updates
 
@@ -17,27 +20,33 @@ _LEAST_TO_SHARE: Final = 2
 """Of one instance, no share is at most half: API_TrafficRoutingConfig, CanarySize."""
 
 
-def errors_alarm(endpoint: str) -> str:
-    """The name of the alarm that takes an endpoint's update back."""
-    return f"{endpoint}-errors"
+def forget_guard(deployment: Deployment, config: str) -> None:
+    """Delete the alarm of an update that has ended, or whose configuration is removed."""
+    try:
+        deployment.cloudwatch.delete_alarms(AlarmNames=[_alarm_of(config)])
+    except ClientError as error:
+        if error_code(error) != "ResourceNotFound":
+            raise
 
 
-def forget_guard(deployment: Deployment, endpoint: str) -> None:
-    """Delete the alarm of an endpoint that is to be deleted, if there is one."""
-    deployment.cloudwatch.delete_alarms(AlarmNames=[errors_alarm(endpoint)])
+def _alarm_of(config: str) -> str:
+    """Each update has its own alarm, as an earlier one's could still be in ALARM."""
+    return f"{config}-errors"
 
 
 def deployment_config(
-    deployment: Deployment, updates: Updates, endpoint: str, instances: int
+    deployment: Deployment, updates: Updates, endpoint: str, config_name: str, instances: int
 ) -> dict[str, Any] | None:
     """UpdateEndpoint's ``DeploymentConfig``; None where SageMaker's default does.
 
-    The alarm that it names is made, or brought up to date.
+    The alarm that it names is made; ``forget_guard`` deletes it after the update. It counts the
+    requests to the new instances alone.
 
     Args:
         deployment: CloudWatch's client.
         updates: the file's section.
         endpoint: the endpoint's name.
+        config_name: its new configuration's.
         instances: how many it has. One instance takes all traffic at once.
     """
     if not updates.guarded:
@@ -70,13 +79,15 @@ def deployment_config(
             }
         }
     if updates.error_percent is not None:
-        name = errors_alarm(endpoint)
-        _put_alarm(deployment, name, endpoint, updates.error_percent)
+        name = _alarm_of(config_name)
+        _put_alarm(deployment, name, endpoint, config_name, updates.error_percent)
         config["AutoRollbackConfiguration"] = {"Alarms": [{"AlarmName": name}]}
     return config
 
 
-def _put_alarm(deployment: Deployment, name: str, endpoint: str, percent: float) -> None:
+def _put_alarm(
+    deployment: Deployment, name: str, endpoint: str, config_name: str, percent: float
+) -> None:
     # The average of Invocation5XXErrors is the share of requests that failed:
     # docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
     deployment.cloudwatch.put_metric_alarm(
@@ -87,6 +98,7 @@ def _put_alarm(deployment: Deployment, name: str, endpoint: str, percent: float)
         Dimensions=[
             {"Name": "EndpointName", "Value": endpoint},
             {"Name": "VariantName", "Value": VARIANT},
+            {"Name": "EndpointConfigName", "Value": config_name},
         ],
         Statistic="Average",
         Period=60,

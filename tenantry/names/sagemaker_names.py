@@ -81,7 +81,7 @@ def endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> st
     return _fitted(f"{prefix}-{workload}-{machines.tier}")
 
 
-ENDPOINT_ENDS: Final = ("async", "single", "serverless", "managed", "pipeline")
+ENDPOINT_ENDS: Final = ("async", "single", "serverless", "containers", "managed", "pipeline")
 """The ends of the names of endpoints of other shapes than multi-model."""
 OF_A_WORKLOAD: Final = rf"(?:bridge|pool|silo-[0-9a-f]{{16}})(?:-(?:{'|'.join(ENDPOINT_ENDS)}))?"
 """A regular expression of what follows the deployment and the workload in an endpoint's name."""
@@ -105,6 +105,12 @@ def without_end(endpoint: str) -> str:
     as it is."""
     base, _, end = endpoint.rpartition("-")
     return base if end in ENDPOINT_ENDS else endpoint
+
+
+def container_hostname(tenant: TenantId) -> str:
+    """The container of a tenant's model on a multi-container endpoint. A digest, as an id may end
+    in a hyphen, which SageMaker refuses."""
+    return f"t-{hashlib.sha256(tenant.encode()).hexdigest()[:16]}"
 
 
 def content_addressed_name(endpoint: str, content: Mapping[str, Any]) -> str:

@@ -103,6 +103,11 @@ def operator_event_item(moment: str, digest: str) -> ItemKey:
     return ItemKey(ACCOUNT_PARTITION, f"{OPERATOR_EVENTS}{moment}#{digest}")
 
 
+def lease_item(what: str) -> ItemKey:
+    """Which process may change a resource, and until when."""
+    return ItemKey(ACCOUNT_PARTITION, f"lease#{what}")
+
+
 def request_budget_item(operation: str) -> ItemKey:
     """The budget of calls of an AWS operation, of which an account may make few."""
     return ItemKey(ACCOUNT_PARTITION, operation)

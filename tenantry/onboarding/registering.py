@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
-from tenantry.capacity.new_endpoints import ensure_endpoints
+from tenantry.capacity.new_endpoints import deploying, ensure_endpoints
 from tenantry.hosting import endpoints
-from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.catalogue import route_in, shape_named
 from tenantry.models.registry import ChampionChangedError, ModelVersion
 from tenantry.names.tiers import Machines, machines_of
@@ -73,17 +72,15 @@ class RegistrationStage:
             route = route_in(
                 at_work.deployment.prefix, at_work.workload, model.tier, model.tenant, model.version
             )
-            deploys = shape_named(route.shape).deploys
-            if not deploys:
+            deployment, workload = at_work.deployment, at_work.workload
+            if shape_named(route.shape).deploys:
+                with deploying(deployment, workload, machines, self._began) as deploy:
+                    done = register(
+                        deployment, workload, model, route, verified=verified, deploy=deploy
+                    )
+            else:
                 self._ensure(route.endpoint, machines)
-            done = register(
-                at_work.deployment,
-                at_work.workload,
-                model,
-                route,
-                verified=verified,
-                deploy=self._deploy if deploys else None,
-            )
+                done = register(deployment, workload, model, route, verified=verified)
         except NotGoodEnoughError as error:
             # Training on the same data again would score the same.
             at_work.fail(
@@ -135,10 +132,6 @@ class RegistrationStage:
             at_work = self.at_work
             ensure_endpoints(at_work.deployment, at_work.workload, machines, self._began)
             self._in_service.add(endpoint)
-
-    def _deploy(self, machines: Machines, route: Route) -> None:
-        at_work = self.at_work
-        ensure_endpoints(at_work.deployment, at_work.workload, machines, self._began, route)
 
     def _tell(self, member: Member, model: ModelVersion, endpoint: str, done: Registration) -> None:
         if done.smoke_milliseconds is None:

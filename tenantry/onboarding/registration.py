@@ -4,15 +4,15 @@ compares it with the champion, and crowns it if it is not worse."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_tenant
-from tenantry.capacity.new_endpoints import ensure_endpoints
+from tenantry.capacity.new_endpoints import Deploy, deploying, ensure_endpoints
 from tenantry.errors import TenantryError
 from tenantry.hosting import endpoints
 from tenantry.hosting.invocation import Answer, InvocationRefusedError, invoke
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 _TRIES_AT_THE_POINTER: Final = 5
-Deploy = Callable[[Machines, Route], None]
-"""Brings the version of a route into service on the endpoint of some machines. Raises
-``EndpointFailedError``."""
 
 
 class ArtifactUnusableError(TenantryError, ValueError):
@@ -115,12 +112,12 @@ def register(
         reigning = _healed(registry, model, champion) if champion is not None else None
         verdict = _judge(registry, workload, model, champion, reigning)
         if deploy is not None and asked is None and (verdict.crown or verdict.is_champion):
-            _deploy(registry, model, route, machines, deploy)
+            _deploy(registry, model, route, deploy)
             try:
                 asked = _ask(deployment, registry, workload, model, route)
             except ArtifactUnusableError:
                 if champion is not None and champion.endpoint == route.endpoint:
-                    deploy(machines, champion.route)
+                    deploy(champion.route)
                 raise
         try:
             serving = _flip(deployment, registry, model, route, champion, reigning, verdict)
@@ -170,13 +167,11 @@ def _place(
         raise ArtifactUnusableError(str(error), error.code) from error
 
 
-def _deploy(
-    registry: ModelRegistry, model: ModelVersion, route: Route, machines: Machines, deploy: Deploy
-) -> None:
+def _deploy(registry: ModelRegistry, model: ModelVersion, route: Route, deploy: Deploy) -> None:
     """Bring a version into service. Raises ``ArtifactUnusableError`` when SageMaker took it back,
     or could not start it."""
     try:
-        deploy(machines, route)
+        deploy(route)
     except endpoints.EndpointFailedError as error:
         if not error.judges_the_model:
             raise
@@ -389,39 +384,43 @@ def roll_back(
         )
     machines = machines_of(previous.tier, tenant)
     route = route_in(deployment.prefix, workload, previous.tier, tenant, previous.version)
-    deploys = shape_named(route.shape).deploys
     try:
         artifacts.place(deployment, previous, machines)
     except artifacts.ArchiveDiffersError as error:
         said = f"{tenant} stays with {seen.version}: of {previous.version} {error}"
         raise ArtifactUnusableError(said, error.code) from error
-    found = endpoints.describe_endpoint(deployment, route.endpoint)
-    if deploys or found is None or found["EndpointStatus"] in endpoints.TO_BE_MADE_ANEW:
-        # An endpoint that is missing was removed, as it served nobody for long
-        # (``tenantry.tenants.unused``).
-        ensure_endpoints(deployment, workload, machines, datetime.now(UTC), route)
-    try:
-        invoke(deployment, route, dict(workload.serving.smoke_request))
-    except InvocationRefusedError as error:
-        if deploys and seen.endpoint == route.endpoint:
-            ensure_endpoints(deployment, workload, machines, datetime.now(UTC), seen.route)
-        raise ArtifactUnusableError(
-            f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}",
-            "model_not_answering",
-        ) from error
-    try:
-        crowned = registry.return_to(
-            previous, route, seen, _predecessor(list(versions.values()), previous, seen)
-        )
-    except ChampionChangedError as error:
-        champion = registry.champion(tenant, name)
-        if champion is not None and champion.version == previous.version:
-            return champion  # another process rolled back at the same time
-        raise ChampionChangedError(
-            f"{tenant} was to be rolled back from {seen.version}, and "
-            f"{champion.version if champion else 'none'} became"
-            " champion meanwhile; look at that one, and roll back from it if need be"
-        ) from error
+    began, deploy = datetime.now(UTC), None
+    with ExitStack() as until_crowned:
+        if shape_named(route.shape).deploys:
+            deploy = until_crowned.enter_context(deploying(deployment, workload, machines, began))
+            deploy(route)
+        else:
+            found = endpoints.describe_endpoint(deployment, route.endpoint)
+            if found is None or found["EndpointStatus"] in endpoints.TO_BE_MADE_ANEW:
+                # It was removed, as it served nobody for long (``tenantry.tenants.unused``).
+                ensure_endpoints(deployment, workload, machines, began)
+        try:
+            invoke(deployment, route, dict(workload.serving.smoke_request))
+        except InvocationRefusedError as error:
+            if deploy is not None and seen.endpoint == route.endpoint:
+                deploy(seen.route)
+            raise ArtifactUnusableError(
+                f"{tenant} stays with {seen.version}: {previous.version} does not answer: {error}",
+                "model_not_answering",
+            ) from error
+        try:
+            crowned = registry.return_to(
+                previous, route, seen, _predecessor(list(versions.values()), previous, seen)
+            )
+        except ChampionChangedError as error:
+            champion = registry.champion(tenant, name)
+            if champion is not None and champion.version == previous.version:
+                return champion  # another process rolled back at the same time
+            raise ChampionChangedError(
+                f"{tenant} was to be rolled back from {seen.version}, and "
+                f"{champion.version if champion else 'none'} became"
+                " champion meanwhile; look at that one, and roll back from it if need be"
+            ) from error
     said = f" by {by}" + (f": {why}" if why else "")
     registry.note(previous, "champion", f"rolled back to from {seen.version}{said}")
     if (outgoing := versions.get(seen.version)) is not None:

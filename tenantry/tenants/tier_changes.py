@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tenantry.aws import objects
-from tenantry.capacity.new_endpoints import ensure_endpoints
+from tenantry.capacity.new_endpoints import deploying, ensure_endpoints
 from tenantry.hosting.invocation import invoke
-from tenantry.hosting.shapes.catalogue import route_in
+from tenantry.hosting.shapes.catalogue import route_in, shape_named
 from tenantry.models import artifacts
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids, tiers
@@ -123,9 +124,14 @@ def move_to_its_tier(deployment: Deployment, workload: Workload, tenant: ids.Ten
     machines = tiers.machines_of(tier, tenant)
     route = route_in(deployment.prefix, workload, tier, tenant, champion.version)
     artifacts.place(deployment, version, machines)
-    ensure_endpoints(deployment, workload, machines, datetime.now(UTC), route)
-    invoke(deployment, route, dict(workload.serving.smoke_request))
-    registry.move(champion, route, tier)
+    began = datetime.now(UTC)
+    with ExitStack() as until_moved:
+        if shape_named(route.shape).deploys:
+            until_moved.enter_context(deploying(deployment, workload, machines, began))(route)
+        else:
+            ensure_endpoints(deployment, workload, machines, began)
+        invoke(deployment, route, dict(workload.serving.smoke_request))
+        registry.move(champion, route, tier)
     return True
 
 

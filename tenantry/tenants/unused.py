@@ -124,13 +124,13 @@ def remove_unused(
     for one in unused_endpoints(deployment, workload, now):
         if one.since <= old and statuses.get(one.name) in _AT_REST:
             deregister(deployment, one.name)
-            forget_guard(deployment, one.name)
             _delete(deployment.sagemaker.delete_endpoint, EndpointName=one.name)
             removed.append(one)
     _delete_archives(deployment, workload, removed)
     for one in unused_parts(deployment, workload):
         if one.since <= old:
             if one.kind == "configuration":
+                forget_guard(deployment, one.name)
                 _delete(deployment.sagemaker.delete_endpoint_config, EndpointConfigName=one.name)
             else:
                 _delete(deployment.sagemaker.delete_model, ModelName=one.name)
@@ -228,4 +228,5 @@ def _kept(deployment: Deployment, endpoint: str) -> frozenset[str] | None:
         return None
     config = described["EndpointConfigName"]
     of_config = deployment.sagemaker.describe_endpoint_config(EndpointConfigName=config)
-    return frozenset([config, *(one["ModelName"] for one in of_config["ProductionVariants"])])
+    variants = [*of_config["ProductionVariants"], *of_config.get("ShadowProductionVariants", [])]
+    return frozenset([config, *(one["ModelName"] for one in variants)])

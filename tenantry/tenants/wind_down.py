@@ -19,7 +19,6 @@ from tenantry.aws.silo_roles import delete_silo_role, silo_roles
 from tenantry.aws.tables import PARTITION
 from tenantry.capacity.registration import deregister
 from tenantry.hosting import endpoints
-from tenantry.hosting.safe_updates import forget_guard
 from tenantry.hosting.shapes.catalogue import SHAPES
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys, sagemaker_names, table_keys
@@ -214,7 +213,6 @@ def _delete_endpoints(deployment: Deployment, workload: ids.WorkloadName, done: 
             if pattern.fullmatch(name):
                 if listed == "Endpoints":
                     deregister(deployment, name)
-                    forget_guard(deployment, name)
                 try:
                     delete(**{field_name: name})
                 except ClientError as error:

@@ -1,4 +1,4 @@
-"""``python -m tenantry.workloads check`` and ``python -m tenantry.workloads schema``."""
+"""``python -m tenantry.workloads check``, ``… schema`` and ``… hosting``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 from tenantry.workloads.folder import FOLDER_VARIABLE
+from tenantry.workloads.hosting_rules import tables
 from tenantry.workloads.json_schema import FILE, schema_text
 from tenantry.workloads.schema import InvalidWorkloadError, read_workloads
 
 
 def main() -> None:
-    """Check all files, or write their JSON Schema anew."""
+    """Check all files, write their JSON Schema anew, or print the rules of hosting."""
     parser = argparse.ArgumentParser(
         prog="python -m tenantry.workloads", description="The workloads' YAML files."
     )
@@ -23,7 +24,11 @@ def main() -> None:
     )
     schema = commands.add_parser("schema", help="write the JSON Schema of the files anew")
     schema.add_argument("file", nargs="?", type=Path, default=FILE)
+    commands.add_parser("hosting", help="print which shapes can serve what, as Markdown")
     asked = parser.parse_args()
+    if asked.command == "hosting":
+        sys.stdout.write(tables())
+        return
     if asked.command == "schema":
         asked.file.write_text(schema_text(), encoding="utf-8")
         return

@@ -52,6 +52,12 @@ class Serverless(Section):
         return self
 
 
+class MultiContainer(Section):
+    """Up to 15 tenants' models on shared instances, each in a container of its own."""
+
+    shape: Literal["multi_container"] = "multi_container"
+
+
 class ContainerManaged(Section):
     """Many tenants' models behind one container, which fetches the archives that requests name."""
 
@@ -95,7 +101,7 @@ def _of_its_name(given: Any) -> Any:
 
 HostingShape = Annotated[
     Annotated[
-        MultiModel | SingleModel | Serverless | ContainerManaged | Pipeline,
+        MultiModel | SingleModel | Serverless | MultiContainer | Pipeline | ContainerManaged,
         Field(discriminator="shape"),
     ],
     BeforeValidator(_of_its_name, json_schema_input_type=Any),
@@ -148,6 +154,26 @@ class Updates(Section):
         return self != Updates()
 
 
+class Shadow(Section):
+    """Another image or other settings that get a copy of the requests, and whose answers return to
+    nobody: of endpoints that serve by ``single_model`` or ``container_managed``.
+
+    https://docs.aws.amazon.com/sagemaker/latest/dg/shadow-tests.html
+    """
+
+    image_tag: ImageTag = Field(description="the tag of its image")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="variables beside those of serving.environment"
+    )
+    percent: int = Field(default=100, ge=1, le=100, description="the share of requests it gets")
+    instances: int = Field(default=1, ge=1, le=1000)
+
+
+SHADOWED: Final = frozenset({"single_model", "container_managed"})
+"""The shapes that can have a shadow. AWS has none for multi-model and serverless endpoints, and
+none for containers that are called directly."""
+
+
 class Hosting(Section):
     """The shape of the endpoint that answers at once, for each tier."""
 
@@ -155,3 +181,4 @@ class Hosting(Section):
     bridge: HostingShape = Field(default=MultiModel(), description="the endpoint of tier bridge")
     pool: HostingShape = Field(default=MultiModel(), description="the endpoint of tier pool")
     updates: Updates = Updates()
+    shadow: Shadow | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tenantry.names.tiers import Tier
-from tenantry.workloads.hosting import MOST_CONTAINERS, HostingShape, Pipeline
+from tenantry.workloads.hosting import MOST_CONTAINERS, SHADOWED, HostingShape, Pipeline
 from tenantry.workloads.instance_types import (
     gpu_gigabytes,
     has_accelerator,
@@ -36,8 +36,8 @@ class Rule:
     """What a shape cannot be.
 
     ``shapes`` are those that it holds for. ``says`` is for people. ``source`` is AWS's page, or the
-    capability in the source articles. ``cure`` says what would work. ``broken`` tells whether a
-    workload's file breaks it for a tier; it may give the particulars.
+    article (docs/differences-from-the-articles.md). ``cure`` says what would work. ``broken`` tells
+    whether a workload's file breaks it for a tier; it may give the particulars.
     """
 
     shapes: frozenset[str]
@@ -97,7 +97,7 @@ RULES: Final = (
         frozenset({"multi_model", "pipeline"}),
         "Multi-model containers run on CPU types and on some types of one GPU, never on Inferentia "
         "or Trainium.",
-        "docs.aws.amazon.com/sagemaker/latest/dg/multi-model-support.html (C50)",
+        "docs.aws.amazon.com/sagemaker/latest/dg/multi-model-support.html (S1)",
         "choose another instance type, or container_managed",
         _not_a_multi_model_type,
     ),
@@ -105,14 +105,14 @@ RULES: Final = (
         frozenset({"multi_model"}),
         "On GPUs, AWS supports multi-model endpoints with its Triton container alone, and "
         "Tenantry's client does not speak Triton's protocol.",
-        "docs.aws.amazon.com/sagemaker/latest/dg/multi-model-endpoints.html (C50)",
+        "docs.aws.amazon.com/sagemaker/latest/dg/multi-model-endpoints.html (S1)",
         "choose container_managed",
         _on_a_gpu,
     ),
     Rule(
         frozenset({"single_model"}),
         "A single-model endpoint serves one model, and each tenant of a shared tier has its own.",
-        "C60, C103",
+        "S1, S4",
         "choose multi_model or container_managed here, and silo for tenants who need machines of "
         "their own",
         _is_shared,
@@ -120,7 +120,7 @@ RULES: Final = (
     Rule(
         frozenset({"serverless"}),
         "A serverless endpoint serves one model; an account has 50 of them in a region.",
-        "docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html (C78, C103)",
+        "docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html (S1, S4)",
         "choose multi_model or container_managed here, and serverless for silo",
         _is_shared,
     ),
@@ -134,7 +134,7 @@ RULES: Final = (
     Rule(
         frozenset({"serverless"}),
         "A serverless endpoint has no instances, so nothing scales them.",
-        "docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html (C79)",
+        "docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html (S1)",
         "remove serving.silo_capacity; max_concurrency is its limit",
         _has_a_capacity,
     ),
@@ -146,23 +146,37 @@ RULES: Final = (
         _has_a_machine_image,
     ),
     Rule(
+        frozenset({"multi_container"}),
+        "SageMaker has no GPU inference for containers that are called directly.",
+        "Model hosting patterns in Amazon SageMaker, Part 1 (S1)",
+        "choose container_managed, or a CPU type",
+        _has_an_accelerator,
+    ),
+    Rule(
+        frozenset({"multi_container"}),
+        "A multi-container endpoint is shared, and a silo tenant shares with nobody.",
+        "S4",
+        "choose single_model or serverless",
+        _is_silo,
+    ),
+    Rule(
         frozenset({"pipeline"}),
         "A pipeline's containers share an instance; those without a GPU would hold it idle.",
-        "C120: CPU with CPU, GPU with GPU",
+        "S1: CPU with CPU, GPU with GPU",
         "choose a CPU type, or container_managed",
         _mixes,
     ),
     Rule(
         frozenset({"pipeline"}),
         "A silo tenant has one model, which needs no multi-model container.",
-        "C103",
+        "S4",
         "choose single_model",
         _is_silo,
     ),
     Rule(
         frozenset({"multi_model", "single_model", "container_managed"}),
         "The base that all models share, and a model, must fit a GPU of the instance.",
-        "C12: one GPU serves a model",
+        "S0: one GPU serves a model",
         "choose an instance type with a larger GPU, or correct serving.gpu_gigabytes",
         _does_not_fit,
     ),
@@ -181,26 +195,50 @@ class Difference:
 DIFFERENCES: Final = (
     Difference(
         "A shared tier's asynchronous endpoint serves all its tenants.",
-        "C103: asynchronous for silo, otherwise an endpoint for each tenant",
+        "S4: asynchronous for silo, otherwise an endpoint for each tenant",
         "Its container fetches the archive that a request names, so cost does not grow with "
         "tenants.",
     ),
     Difference(
         "`container_managed` serves many tenants at once without a multi-model container.",
-        "C103: real-time for silo alone",
-        "AWS supports GPUs and Inferentia that way, where multi-model is Triton's alone (C50).",
+        "S4: real-time for silo alone",
+        "AWS supports GPUs and Inferentia that way, where multi-model is Triton's alone.",
     ),
     Difference(
         "`multi_model` may serve a silo tenant, and does where a file has no section `hosting`.",
-        "C103: multi-model for bridge and pool alone",
+        "S4: multi-model for bridge and pool alone",
         "A new version is a pointer that flips at once; it costs no deployment.",
     ),
     Difference(
         "Tenants of tier `pool` have models of their own, on the shape of the tier.",
-        "C103: one shared model",
+        "S4: one shared model",
         "A workload with one model for all tenants is not offered yet.",
     ),
 )
+
+
+def tables() -> str:
+    """The shapes, the rules and the differences as tables in Markdown, as docs/hosting.md has
+    them."""
+    lines = ["| shape | what it is | tiers |", "|---|---|---|"]
+    for shape, what in SHAPES.items():
+        refused = {
+            tier
+            for tier in TIERS
+            for rule in RULES
+            if shape in rule.shapes
+            and rule.broken in {_is_shared, _is_silo}
+            and (tier == "silo") == (rule.broken is _is_silo)
+        }
+        tiers = ", ".join(tier for tier in TIERS if tier not in refused)
+        lines.append(f"| `{shape}` | {what} | {tiers} |")
+    lines += ["", "| shapes | what cannot be | what would work | source |", "|---|---|---|---|"]
+    for rule in RULES:
+        shapes = ", ".join(f"`{one}`" for one in SHAPES if one in rule.shapes)
+        lines.append(f"| {shapes} | {rule.says} | {rule.cure} | {rule.source} |")
+    lines += ["", "| Tenantry | the articles | why |", "|---|---|---|"]
+    lines += [f"| {one.what} | {one.article} | {one.why} |" for one in DIFFERENCES]
+    return "\n".join(lines) + "\n"
 
 
 def hosting_fault(workload: Workload) -> str | None:
@@ -215,4 +253,11 @@ def hosting_fault(workload: Workload) -> str | None:
             if particulars:
                 why = particulars if isinstance(particulars, str) else rule.says.removesuffix(".")
                 return f"hosting.{tier} is {shape.shape}: {why} ({rule.source}); {rule.cure}"
+    if workload.hosting.shadow is not None and not SHADOWED & {
+        getattr(workload.hosting, tier).shape for tier in TIERS
+    }:
+        return (
+            f"hosting.shadow needs a tier of one of the shapes {', '.join(sorted(SHADOWED))}; "
+            f"choose one for a tier, or remove hosting.shadow"
+        )
     return None

@@ -332,9 +332,8 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge", {})
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge-async-2", {})
     yield Target("async-endpoint", "all", f"{sagemaker}:endpoint/tenantry-energy-bridge-async", {})
-    yield Target(
-        "managed-endpoint", "all", f"{sagemaker}:endpoint/tenantry-energy-bridge-managed", {}
-    )
+    managed = f"{sagemaker}:endpoint/tenantry-energy-bridge-managed"
+    yield Target("managed-endpoint", "all", managed, {})
     for kind in ("endpoint-config", "model", "training-job", "transform-job"):
         yield Target(kind, "all", f"{sagemaker}:{kind}/tenantry-energy-x", {})
     foreign_tag = {"aws:ResourceTag/tenantry:tenant": own}

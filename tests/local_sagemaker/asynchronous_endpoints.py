@@ -67,14 +67,14 @@ class Mailbox:
                     self.messages.setdefault(message["inferenceId"], []).append(message)
                 self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=entry["ReceiptHandle"])
 
-    def message(self, inference_id: str) -> Any:
+    def message(self, inference_id: str, seconds: float = 30.0) -> Any:
         """The only message about a request, once it has arrived."""
 
         def read() -> list[Any]:
             self.collect()
             return self.messages.get(inference_id, [])
 
-        (message,) = wait_for(read, bool)
+        (message,) = wait_for(read, bool, seconds)
         return message
 
     def wait_for_all(self, inference_ids: set[str]) -> None:

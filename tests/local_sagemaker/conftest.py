@@ -78,12 +78,12 @@ class Emulator:
             service, endpoint_url=self.url, region_name="eu-west-1", config=config
         )  # type: ignore[call-overload]
 
-    def containers(self) -> list[int]:
-        """Process ids of all processes that any emulator on this state folder started."""
+    def containers(self, **variables: str) -> list[int]:
+        """Process ids of all processes that any emulator on this state folder started, of those
+        with these variables in their environment."""
+        wanted = {"LOCAL_SAGEMAKER_STATE": str(self.state), **variables}
         return [
-            pid
-            for pid, environment in _environments()
-            if environment.get("LOCAL_SAGEMAKER_STATE") == str(self.state)
+            pid for pid, environment in _environments() if wanted.items() <= environment.items()
         ]
 
     def control(self, method: str, path: str) -> Any:

@@ -207,6 +207,8 @@ def test_an_input_that_is_missing_or_too_large_fails(shared: Async, steady: str)
     assert "NoSuchKey" in reason
     assert body.decode() == reason
     assert "has 1048577 bytes" in shared.failure(too_large)[0]
+    too_long = shared.send(steady, "fill 1048577")
+    assert "Received server error (0) from model" in shared.failure(too_long)[0]
     assert shared.mailbox.message(fits["InferenceId"])["invocationStatus"] == "Completed"
 
 

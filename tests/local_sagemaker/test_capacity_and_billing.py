@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from infrastructure.local_cloud import LocalCloud
 from local_sagemaker.__main__ import parse_arguments
-from local_sagemaker.account.billing import Account, Bill, Meter, read_prices
+from local_sagemaker.account.billing import Account, Bill, Meter
+from local_sagemaker.account.prices import Prices, read_prices
 from local_sagemaker.account.rates import (
     SPOT_TRAINING,
     TRAINING,
@@ -232,8 +233,8 @@ def test_the_bill_has_seconds_and_dollars_by_usage_type_and_resource(
     real_seconds = (ended["TrainingEndTime"] - ended["TrainingStartTime"]).total_seconds()
     # A description's times are in whole milliseconds.
     assert 2 * 0.5 * LAPSE < line.instance_seconds <= 2 * (real_seconds + 0.01) * LAPSE
-    assert line.usd == pytest.approx(line.instance_seconds / 3600 * PRICES[TYPE])
-    assert total.usd == pytest.approx(sum(line.usd or 0 for line in total.resources))
+    assert line.cost == pytest.approx(line.instance_seconds / 3600 * PRICES[TYPE])
+    assert total.cost == pytest.approx(sum(line.cost or 0 for line in total.lines))
     assert total.instance_seconds == pytest.approx(
         sum(line.instance_seconds for line in total.usages)
     )
@@ -306,9 +307,41 @@ def test_endpoints_of_some_names_wait_for_their_instances_and_are_billed_for_it(
     api.delete_endpoint(EndpointName=name)
 
 
+def test_the_lines_of_an_endpoint_and_a_job_have_their_tags_and_the_prices_of_the_region(
+    api: Any, frugal: Emulator, bucket: str
+) -> None:
+    tags = [{"Key": "tenantry:tenant", "Value": unique("tenant")}]
+    config = create_endpoint_config(api, create_model(api), VolumeSizeInGB=5)
+    name = unique("endpoint")
+    api.create_endpoint(EndpointName=name, EndpointConfigName=config, Tags=tags)
+    settled_endpoint(api, name)
+    runtime = frugal.client("sagemaker-runtime")
+    answer = runtime.invoke_endpoint(EndpointName=name, Body=b"pass 1234")["Body"].read()
+    api.delete_endpoint(EndpointName=name)
+    ended_training_job(api, job(api, bucket, resources={"VolumeSizeInGB": 2}, Tags=tags))
+    wait_for(
+        lambda: frugal.control("GET", "/_local/health")["instances"]["endpoint"], lambda n: not n
+    )
+    mine = [line for line in bill(frugal).lines if tags[0]["Value"] in line.tags.values()]
+    lines = {(line.what, line.usage): line for line in mine}
+    for usage, gigabytes in (("endpoint", 5), (TRAINING, 2)):
+        held, storage = lines["instance", usage], lines["storage", usage]
+        assert (held.price, held.price_source) == (PRICES[TYPE], "the caller's prices")
+        assert storage.quantity == pytest.approx(held.quantity * gigabytes / (30 * 24))
+        assert storage.price == 0.154
+        assert "eu-west-1" in storage.price_source
+    sizes = [lines[what, "endpoint"].quantity * 1024**3 for what in ("data in", "data out")]
+    assert sizes == pytest.approx([len(b"pass 1234"), len(answer)])
+    assert lines["requests", "endpoint"].quantity == 1
+    assert lines["requests", "endpoint"].cost is None
+    assert lines["data in", "endpoint"].price == 0.016
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--discount", "endpoint=2"), "is no discount"),
+        (("--serverless-setup-sigma", "-1"), "must be 0 or more"),
         (("--quota", "ml.m5.large=3"), "is no quota"),
         (("--quota", "ml.m5.large for dancing usage=3"), "is no quota"),
         (("--prices", "/nowhere/prices.yaml"), "No such file"),
@@ -339,13 +372,13 @@ def test_prices_that_are_none_are_refused(tmp_path: Path, text: str) -> None:
 
 def test_what_was_settled_is_billed_after_a_crash(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    meter = Meter(store, MACHINE, None)
+    meter = Meter(store, MACHINE, Prices(None, "eu-west-1", "USD"))
     running = meter.begin(Account(TRAINING, "arn", TYPE), count=2)
     time.sleep(0.02)
     meter.settle()
-    settled = Meter(store, MACHINE, None).bill()
+    settled = Meter(store, MACHINE, Prices(None, "eu-west-1", "USD")).bill()
     assert settled.instance_seconds >= 0.04
-    assert (settled.usd, settled.without_price) == (None, [TYPE])
+    assert (settled.cost, settled.without_price) == (None, [TYPE])
     running.end()
     running.end()
     assert meter.bill().instance_seconds >= settled.instance_seconds

@@ -350,12 +350,6 @@ def test_hosting_options_that_are_not_emulated_are_refused_by_name(
     assert member in str(error.value) or member[0].lower() + member[1:] in str(error.value)
 
 
-def test_a_serverless_variant_is_refused(sagemaker: Any) -> None:
-    serverless = {"MemorySizeInMB": 1024, "MaxConcurrency": 1}
-    with pytest.raises(ClientError, match="ServerlessConfig is not emulated yet"):
-        create_endpoint_config(sagemaker, create_model(sagemaker), ServerlessConfig=serverless)
-
-
 @pytest.mark.aws_verified
 def test_a_missing_endpoint_is_a_validation_exception(api: Any) -> None:
     with pytest.raises(ClientError, match="Could not find endpoint") as error:

@@ -124,7 +124,7 @@ def test_a_silo_tenants_endpoint_is_a_row_and_takes_an_operators_number(
     )
     place(deployment, model, acme)
     route = route_in(deployment.prefix, energy, "silo", model.tenant, model.version)
-    own = ensure_endpoint(deployment, energy, acme, SINGLE_MODEL, serves=route)
+    own = ensure_endpoint(deployment, energy, acme, SINGLE_MODEL, serves=[route])
     assert materialize(tenant="acme", instances=2)
     first = shown(dagster_instance)
     assert (first["endpoint"], first["other_endpoints"]) == (endpoint.name, 1)

@@ -25,7 +25,8 @@ from containers.diffusion.adapters.adapter import Adapter
 from containers.diffusion.serving.predictor import DiffusionPredictor, ServingSettings
 from containers.diffusion.triton.repository import ANSWER, CONTENT_TYPE, RECORD
 from containers.runtime.serving.records import is_model_folder
-from containers.runtime.serving.server import ServingApp, Settings
+from containers.runtime.serving.server import ServingApp
+from containers.runtime.serving.settings import Settings
 
 CANCEL_POLL_SECONDS: Final = 0.25
 """Seconds between checks whether a client is still connected, because Triton does not report it."""

@@ -4,7 +4,7 @@ their answers."""
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 from containers.runtime.errors import ContainerError
 
@@ -13,10 +13,15 @@ ModelT = TypeVar("ModelT")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A prediction as the server sends it: body and content type."""
+    """A prediction as the server sends it: body and content type.
+
+    `file` takes the place of `body` where the answer may be too large for memory. The server sends
+    it from its beginning, and closes it.
+    """
 
     body: bytes
     content_type: str = "application/json"
+    file: IO[bytes] | None = None
 
 
 class InvalidModelError(ContainerError):
@@ -58,6 +63,10 @@ class Predictor(Protocol[ModelT]):
     - `start() -> None`: called once, before the server listens, to prepare what all models share;
       raises `ValueError` that names a fault in the settings.
     - `close() -> None`: called once, after the last request.
+    - `predict_stream(model, request, data, content_type, accept) -> Answer`: for an asynchronous
+      endpoint's requests, in the place of `predict`. `request` is the record's request as JSON.
+      `data` is a file at the beginning of all that comes after the record's line, at most 1 GiB. It
+      is called in a thread, and the server closes the file afterwards.
     - `status() -> dict`: the family's own figures, shown with the server's.
 
     `predict` may also be a coroutine function. The family then batches the requests in flight

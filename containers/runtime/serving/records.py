@@ -3,7 +3,7 @@ for."""
 
 import json
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from containers.runtime.serving.serving_errors import BadRequestError
 from contracts.errors import MalformedDocumentError
@@ -16,6 +16,8 @@ _LINES: Final = (
     "application/jsonl",
     "application/x-ndjson",
 )
+LONGEST_LINE: Final = 1024 * 1024
+"""Bytes of a record with data after it."""
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -55,6 +57,14 @@ def model_of_record(record: bytes) -> tuple[str, bytes]:
         said = f"'{error.field}' {error.problem}" if error.field else f"the record {error.problem}"
         raise BadRequestError(said, error.field or None) from error
     return found.model, json.dumps(found.request).encode()
+
+
+def model_of_first_line(file: IO[bytes]) -> tuple[str, bytes]:
+    """The same of the first line of a file, which then is at the beginning of its second line."""
+    line = file.readline(LONGEST_LINE + 1)
+    if len(line) > LONGEST_LINE:
+        raise BadRequestError(f"the record, the first line, is longer than {LONGEST_LINE} bytes")
+    return model_of_record(line)
 
 
 def one_line(body: bytes) -> bytes:

@@ -17,6 +17,7 @@ A family provides a `Predictor`; its script only calls `main(predictor)`.
 import asyncio
 import base64
 import contextlib
+import hashlib
 import inspect
 import json
 import logging
@@ -26,130 +27,50 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 from containers.runtime.archives.archive import ArchiveLimits
-from containers.runtime.errors import ContainerError
-from containers.runtime.serving.memory import default_budget
+from containers.runtime.serving.bodies import (
+    ASYNCHRONOUS_BYTES,
+    ClientGoneError,
+    Receive,
+    Send,
+    read_body,
+    send_file,
+    size_of,
+    spool_body,
+)
 from containers.runtime.serving.model_store import Loaded, ModelStore
 from containers.runtime.serving.predictor import Answer, InvalidRequestError, ModelT, Predictor
 from containers.runtime.serving.records import (
     is_model_folder,
+    model_of_first_line,
     model_of_record,
     one_line,
     split_records,
 )
-from containers.runtime.serving.remote_models import RemoteModels, parse_models_uri
+from containers.runtime.serving.remote_models import RemoteModels
 from containers.runtime.serving.serving_errors import (
     BadRequestError,
-    BodyTooLargeError,
     MethodNotAllowedError,
     NotFoundError,
     ServingError,
 )
-from contracts import patterns, variables
+from containers.runtime.serving.settings import Settings
+from contracts import variables
 from contracts.logs import UnknownLogFormatError, add_log_fields, write_logs
 
-# InvokeEndpoint's body limit in the API's model (botocore) is 6,291,456 bytes. CreateTransformJob
-# accepts at most 100 MB as MaxPayloadInMB.
-REAL_TIME_BYTES: Final = 6 * 1024 * 1024
-LARGEST_BATCH_MB: Final = 100
 # SageMaker sends SIGKILL 30 seconds after SIGTERM.
 GRACE_SECONDS: Final = 25
 SINGLE: Final = "model"
 TOGETHER: Final = 32
 
 _log = logging.getLogger(__name__)
-_Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-_Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _JSON: Final = "application/json"
 _Result = TypeVar("_Result")
-
-
-class _ClientGoneError(ContainerError):
-    """The client closed its connection before its request was complete."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The server's settings, from its environment."""
-
-    multi_model: bool
-    batch: bool
-    model_folder: Path
-    models_uri: str | None
-    port: int
-    host: str
-    memory_bytes: int
-    evict: bool
-    body_bytes: int
-    threads: int
-    version: str = ""
-
-    @classmethod
-    def of_environment(cls) -> "Settings":
-        """Read the variables that SageMaker and the container's operator set. Raises
-        `ValueError`."""
-        env = os.environ
-        batch = env.get("SAGEMAKER_BATCH", "").lower() == "true"
-        limit = REAL_TIME_BYTES
-        if batch:
-            # 0 means that SageMaker sets no limit; the server still keeps one.
-            megabytes = (
-                _whole("SAGEMAKER_MAX_PAYLOAD_IN_MB", 6, 0, LARGEST_BATCH_MB) or LARGEST_BATCH_MB
-            )
-            limit = megabytes * 1024 * 1024
-        multi_model = env.get("SAGEMAKER_MULTI_MODEL", "").lower() == "true"
-        evict = env.get("TENANTRY_EVICT", "none")
-        if evict not in ("none", "lru"):
-            raise ValueError("TENANTRY_EVICT must be 'none' or 'lru'")
-        models_uri = env.get(variables.MODELS_URI) or None
-        if models_uri and (multi_model or batch):
-            raise ValueError(
-                "TENANTRY_MODELS_URI is not for a multi-model endpoint or a batch transform"
-            )
-        if models_uri:
-            parse_models_uri(models_uri)
-        local = "SAGEMAKER_BASE_DIR" in env
-        return cls(
-            multi_model=multi_model,
-            batch=batch,
-            model_folder=Path(env.get("SAGEMAKER_BASE_DIR") or "/opt/ml").absolute() / "model",
-            models_uri=models_uri,
-            port=_whole("SAGEMAKER_BIND_TO_PORT", 8080, 1, 65535),
-            # In a container, clients outside it must reach the server, hence the S104. As a plain
-            # process, it serves only its own machine.
-            host=env.get("TENANTRY_BIND_HOST") or ("127.0.0.1" if local else "0.0.0.0"),  # noqa: S104
-            memory_bytes=_whole("TENANTRY_MODEL_MEMORY_BYTES", default_budget(), 1, 1 << 60),
-            # SageMaker unloads the models of a multi-model endpoint itself. In other modes the
-            # server has to.
-            evict=evict == "lru" or not multi_model,
-            body_bytes=limit,
-            threads=_whole("TENANTRY_PREDICT_THREADS", os.cpu_count() or 1, 1, 1024),
-            version=_version(),
-        )
-
-
-def _version() -> str:
-    """The version of the one model, where the control plane names it. Raises ``ValueError``."""
-    version = os.environ.get(variables.VERSION, "")
-    if version and not patterns.VERSION.fullmatch(version):
-        raise ValueError(f"{variables.VERSION} must be a version's name")
-    return version
-
-
-def _whole(name: str, default: int, smallest: int, largest: int) -> int:
-    text = os.environ.get(name, "")
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit() or not smallest <= int(text) <= largest:
-        raise ValueError(f"{name} must be a whole number from {smallest} to {largest}")
-    return int(text)
 
 
 class ServingApp(Generic[ModelT]):
@@ -181,6 +102,7 @@ class ServingApp(Generic[ModelT]):
         if settings.version:
             value = f"{variables.VERSION_ATTRIBUTE}={settings.version}"
             self._said = [(variables.VERSION_HEADER.lower().encode(), value.encode())]
+        self._streamed: Any = getattr(predictor, "predict_stream", None)
         self._started = time.monotonic()
         self._answers: dict[int, int] = {}
 
@@ -202,16 +124,15 @@ class ServingApp(Generic[ModelT]):
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._loaders.shutdown(wait=False, cancel_futures=True)
 
-    async def __call__(
-        self, scope: MutableMapping[str, Any], receive: _Receive, send: _Send
-    ) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
         if scope["type"] != "http":
             raise RuntimeError(f"{scope['type']} is not served here")
         more = self._said
+        file = None
         try:
             answer = await self._route(scope, receive)
-            status, body, content_type = 200, answer.body, answer.content_type
+            status, body, content_type, file = 200, answer.body, answer.content_type, answer.file
         except ServingError as error:
             status, body, content_type, more = (
                 error.status,
@@ -225,7 +146,7 @@ class ServingApp(Generic[ModelT]):
                 BadRequestError(error.message, error.field, error.reason).body(),
                 _JSON,
             )
-        except _ClientGoneError:
+        except ClientGoneError:
             return
         # An error that a family raises becomes an answer; the server goes on.
         except Exception as error:  # noqa: BLE001
@@ -240,13 +161,17 @@ class ServingApp(Generic[ModelT]):
         self._answers[status] = self._answers.get(status, 0) + 1
         headers = [
             (b"content-type", content_type.encode("latin-1")),
-            (b"content-length", b"%d" % len(body)),
+            (b"content-length", b"%d" % (len(body) if file is None else size_of(file))),
             *more,
         ]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        with file or contextlib.nullcontext():
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            if file is None:
+                await send({"type": "http.response.body", "body": body})
+            else:
+                await send_file(send, file)
 
-    async def _route(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+    async def _route(self, scope: MutableMapping[str, Any], receive: Receive) -> Answer:
         method: str = scope["method"]
         # Use the raw path, because a name may contain escaped slashes.
         path: bytes = scope.get("raw_path") or scope["path"].encode()
@@ -278,9 +203,9 @@ class ServingApp(Generic[ModelT]):
         )
 
     async def _invoke_model(
-        self, name: str, scope: MutableMapping[str, Any], receive: _Receive
+        self, name: str, scope: MutableMapping[str, Any], receive: Receive
     ) -> Answer:
-        body = await self._body(scope, receive)
+        body = await read_body(scope, receive, self._settings.body_bytes)
         entry = self.store.acquire(name)
         add_log_fields(**entry.known)  # each HTTP request is a separate task
         try:
@@ -302,7 +227,7 @@ class ServingApp(Generic[ModelT]):
                 result = await result
         return cast(Answer, result)
 
-    async def _while_connected(self, receive: _Receive, work: Awaitable[_Result]) -> _Result:
+    async def _while_connected(self, receive: Receive, work: Awaitable[_Result]) -> _Result:
         """Wait for `work`. If the family is asynchronous, cancel the work when the client
         disconnects first."""
         if not self._asynchronous:
@@ -312,16 +237,16 @@ class ServingApp(Generic[ModelT]):
         try:
             await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise _ClientGoneError
+                raise ClientGoneError
             return await task
         finally:
             task.cancel()
             gone.cancel()
             await asyncio.gather(task, gone, return_exceptions=True)
 
-    async def _load(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
+    async def _load(self, scope: MutableMapping[str, Any], receive: Receive) -> Answer:
         try:
-            request = json.loads(await self._body(scope, receive))
+            request = json.loads(await read_body(scope, receive, self._settings.body_bytes))
         except (ValueError, RecursionError) as error:
             raise BadRequestError("the body is not JSON") from error
         if not isinstance(request, dict):
@@ -368,25 +293,18 @@ class ServingApp(Generic[ModelT]):
             return Answer(b"{}")
         return _json({"modelName": name, "modelUrl": self.store.url_of(name)})
 
-    async def _invocations(self, scope: MutableMapping[str, Any], receive: _Receive) -> Answer:
-        body = await self._body(scope, receive)
+    async def _invocations(self, scope: MutableMapping[str, Any], receive: Receive) -> Answer:
         content_type, accept = _types(scope)
+        if self._remote and self._streamed:
+            return await self._stream(scope, receive, content_type, accept)
+        body = await read_body(scope, receive, self._settings.body_bytes)
         if not self._settings.batch and not self._many:
-            if self._remote:
-                name, body = model_of_record(body)
-                content_type = _JSON
-                entry = await self.store.acquire_or_load(name, name)
-            else:
-                entry = self.store.acquire(SINGLE)
-            add_log_fields(**entry.known)
-            try:
-                return await self._while_connected(
-                    receive, self._predict(entry.model, body, content_type, accept)
-                )
-            finally:
-                self.store.release(entry)
+            with self._digests(body) as answers:
+                answer = await self._answer(body, receive, content_type, accept)
+                answers.append(answer.body)
+            return answer
         records, content_type = split_records(body, content_type)
-        answers: list[bytes] = []
+        lines: list[bytes] = []
         # An inline family answers records one by one. Other families get several at once for their
         # threads or batches.
         step = 1 if self._inline and not self._asynchronous else TOGETHER
@@ -396,13 +314,60 @@ class ServingApp(Generic[ModelT]):
                 for number, record in enumerate(records[start : start + step], start)
             ]
             try:
-                answers += await self._while_connected(receive, asyncio.gather(*group))
+                lines += await self._while_connected(receive, asyncio.gather(*group))
             finally:
                 # One failed record fails them all, so cancel an asynchronous family's work on the
                 # others.
                 for unwanted in group if self._asynchronous else ():
                     unwanted.cancel()
-        return Answer(b"".join(answers), "application/jsonlines" if len(answers) != 1 else _JSON)
+        return Answer(b"".join(lines), "application/jsonlines" if len(lines) != 1 else _JSON)
+
+    @contextlib.contextmanager
+    def _digests(self, request: bytes) -> Iterator[list[bytes]]:
+        """Log the digests of a request and of its answer, which the block puts into the list; ``-``
+        for a request that fails. See `variables.ANSWER_DIGESTS`."""
+        answers: list[bytes] = []
+        try:
+            yield answers
+        finally:
+            if self._settings.answer_digests:
+                asked = hashlib.sha256(request).hexdigest()
+                said = hashlib.sha256(answers[0]).hexdigest() if answers else "-"
+                _log.info("answer_digest request=%s answer=%s", asked, said)
+
+    async def _answer(
+        self, body: bytes, receive: Receive, content_type: str, accept: str
+    ) -> Answer:
+        """The answer of the one model, or of the one that a record names."""
+        if self._remote:
+            name, body = model_of_record(body)
+            content_type = _JSON
+            entry = await self.store.acquire_or_load(name, name)
+        else:
+            entry = self.store.acquire(SINGLE)
+        add_log_fields(**entry.known)
+        try:
+            return await self._while_connected(
+                receive, self._predict(entry.model, body, content_type, accept)
+            )
+        finally:
+            self.store.release(entry)
+
+    async def _stream(
+        self, scope: MutableMapping[str, Any], receive: Receive, content_type: str, accept: str
+    ) -> Answer:
+        """Answer a record with data after it, which may be too large for memory."""
+        with await spool_body(scope, receive, ASYNCHRONOUS_BYTES) as file:
+            name, request = model_of_first_line(file)
+            entry = await self.store.acquire_or_load(name, name)
+            add_log_fields(**entry.known)
+            try:
+                result = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._streamed, entry.model, request, file, content_type, accept
+                )
+            finally:
+                self.store.release(entry)
+        return cast(Answer, result)
 
     async def _record(self, number: int, record: bytes, content_type: str) -> bytes:
         """The line that answers one record of a batch. An error names the record's number."""
@@ -454,27 +419,8 @@ class ServingApp(Generic[ModelT]):
             }
         )
 
-    async def _body(self, scope: MutableMapping[str, Any], receive: _Receive) -> bytes:
-        limit = self._settings.body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise BodyTooLargeError(f"the body is larger than {limit} bytes")
-        chunks: list[bytes] = []
-        total = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _ClientGoneError
-            chunk = message.get("body", b"")
-            total += len(chunk)
-            if total > limit:
-                raise BodyTooLargeError(f"the body is larger than {limit} bytes")
-            if not message.get("more_body", False):
-                return b"".join((*chunks, chunk)) if chunks else chunk
-            chunks.append(chunk)
 
-
-async def _disconnected(receive: _Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     """Return when the client has closed its connection; the request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -9,6 +9,7 @@ from tenantry.errors import TenantryError
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.container_managed import CONTAINER_MANAGED
+from tenantry.hosting.shapes.multi_container import MULTI_CONTAINER
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL, PIPELINE
 from tenantry.hosting.shapes.shape import RealTimeShape, Shape
 from tenantry.hosting.shapes.single_model import SERVERLESS, SINGLE_MODEL
@@ -18,7 +19,14 @@ from tenantry.workloads.schema import Workload
 
 _REAL_TIME: Final[Mapping[str, RealTimeShape]] = {
     shape.name: shape
-    for shape in (MULTI_MODEL, SINGLE_MODEL, SERVERLESS, CONTAINER_MANAGED, PIPELINE)
+    for shape in (
+        MULTI_MODEL,
+        SINGLE_MODEL,
+        SERVERLESS,
+        MULTI_CONTAINER,
+        PIPELINE,
+        CONTAINER_MANAGED,
+    )
 }
 SHAPES: Final[Mapping[str, Shape]] = {**_REAL_TIME, ASYNCHRONOUS.name: ASYNCHRONOUS}
 

@@ -48,10 +48,10 @@ class ContainerManagedShape(RealTimeShape):
             },
         )
         variant = self._variant(wanted, model["ModelName"])
-        config = self._config_request(
-            endpoint, {"ProductionVariants": [variant], "Tags": wanted.config_tags}
-        )
-        return EndpointRequests(model, config, wanted.tenant_tags)
+        content = {"ProductionVariants": [variant], "Tags": wanted.config_tags}
+        shadow, content = self._with_shadow(wanted, endpoint, model, content)
+        config = self._config_request(endpoint, content)
+        return EndpointRequests(model, config, wanted.tenant_tags, shadow)
 
     def address(self, route: Route, request: Mapping[str, Any] | bytes) -> Addressed:
         """A record: the route's archive and the request (docs/contracts.md, "Serving

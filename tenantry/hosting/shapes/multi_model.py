@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from contracts.logs import log_environment
 from tenantry.hosting.route import Route
@@ -18,6 +18,9 @@ from tenantry.hosting.shapes.shape import (
     Wanted,
 )
 from tenantry.workloads.hosting import Pipeline, PipelineContainer
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
 
 
 class MultiModelShape(RealTimeShape):
@@ -70,12 +73,7 @@ class PipelineShape(MultiModelShape):
         section = getattr(wanted.workload.hosting, wanted.machines.tier)
         if not isinstance(section, Pipeline):
             raise TypeError(f"hosting.{wanted.machines.tier} is no pipeline")
-        containers = [
-            *(_beside(wanted, one) for one in section.before),
-            _multi_model(wanted),
-            *(_beside(wanted, one) for one in section.after),
-        ]
-        return {"Containers": containers, "InferenceExecutionConfig": {"Mode": "Serial"}}
+        return pipeline_containers(wanted.deployment, section, _multi_model(wanted))
 
 
 def _multi_model(wanted: Wanted) -> dict[str, Any]:
@@ -87,10 +85,21 @@ def _multi_model(wanted: Wanted) -> dict[str, Any]:
     }
 
 
-def _beside(wanted: Wanted, one: PipelineContainer) -> dict[str, Any]:
-    """A container before or after the multi-model one."""
+def pipeline_containers(
+    deployment: Deployment, section: Pipeline, models: Mapping[str, Any]
+) -> dict[str, Any]:
+    """CreateModel's members for a pipeline around the container of the models."""
+    before, after = (
+        [_beside(deployment, one) for one in some] for some in (section.before, section.after)
+    )
+    containers = [*before, models, *after]
+    return {"Containers": containers, "InferenceExecutionConfig": {"Mode": "Serial"}}
+
+
+def _beside(deployment: Deployment, one: PipelineContainer) -> dict[str, Any]:
+    """A container before or after the one of the models."""
     return {
-        "Image": wanted.deployment.image(one.container, one.image_tag),
+        "Image": deployment.image(one.container, one.image_tag),
         "Mode": "SingleModel",
         "Environment": {**log_environment(), **one.environment},
     }

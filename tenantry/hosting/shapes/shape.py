@@ -8,21 +8,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
+from contracts import variables
 from contracts.logs import log_environment
 from tenantry.aws.silo_roles import silo_role_arn, tenant_tags
 from tenantry.hosting.route import Route
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Machines, Tier
+from tenantry.workloads.hosting import SHADOWED, Shadow
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
 ShapeName = Literal[
-    "multi_model", "single_model", "serverless", "container_managed", "pipeline", "asynchronous"
+    "multi_model",
+    "single_model",
+    "serverless",
+    "multi_container",
+    "pipeline",
+    "container_managed",
+    "asynchronous",
 ]
 VARIANT: Final = "AllTraffic"
 """The name of an endpoint's one production variant."""
+SHADOW: Final = "Shadow"
+"""The name of its shadow variant, where it has one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling-zero-insta
 @dataclass(frozen=True)
 class EndpointRequests:
     """The requests that make an endpoint: ``model`` is for CreateModel, ``config`` for
-    CreateEndpointConfig, and ``tags`` are for CreateEndpoint.
+    CreateEndpointConfig, and ``tags`` are for CreateEndpoint. ``shadow`` is for CreateModel, too.
 
     The names of model and configuration depend on their content: other content is another
     deployment.
@@ -59,6 +69,7 @@ class EndpointRequests:
     model: Mapping[str, Any]
     config: Mapping[str, Any]
     tags: Sequence[Mapping[str, str]] = ()
+    shadow: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,13 +83,13 @@ class Addressed:
 
 @dataclass(frozen=True)
 class Wanted:
-    """An endpoint that is to be made: where, of which workload, on which machines. ``serves`` is
-    the route of its one version, where it has one."""
+    """An endpoint that is to be made: where, of which workload, on which machines. ``serves`` are
+    the routes of its versions, where they are part of it."""
 
     deployment: Deployment
     workload: Workload
     machines: Machines
-    serves: Route | None
+    serves: Sequence[Route]
 
     @property
     def models_uri(self) -> str:
@@ -97,7 +108,15 @@ class Wanted:
     @property
     def environment(self) -> dict[str, str]:
         """The variables of that container that all shapes set."""
-        return {**log_environment(), **self.workload.serving.environment}
+        digests = {} if self.shadow is None else {variables.ANSWER_DIGESTS: "true"}
+        return {**log_environment(), **self.workload.serving.environment, **digests}
+
+    @property
+    def shadow(self) -> Shadow | None:
+        """The file's shadow, where the shape of this tier can have one."""
+        hosting = self.workload.hosting
+        shape = getattr(hosting, self.machines.tier).shape
+        return hosting.shadow if shape in SHADOWED else None
 
     @property
     def config_tags(self) -> list[dict[str, str]]:
@@ -133,8 +152,8 @@ class Shape(ABC):
     - ``name`` stands in the registry's rows and never changes.
     - ``end`` ends the names of its endpoints (``sagemaker_names.ENDPOINT_ENDS``); empty for none.
     - ``tiers`` are the tiers that it may serve.
-    - ``deploys`` tells that an endpoint serves one version, so that another is a deployment. Else
-      its endpoint serves whatever archive a route names.
+    - ``deploys`` tells that an endpoint's versions are part of it, so that another one is a
+      deployment. Else its endpoint serves whatever archive a route names.
     - ``has_instances`` tells whether its capacity is counted in instances.
     - ``asked_by_app`` tells that IAM cannot hold a tenant's session to its own model there, so that
       the app's own session asks.
@@ -166,16 +185,16 @@ class Shape(ABC):
         deployment: Deployment,
         workload: Workload,
         machines: Machines,
-        serves: Route | None = None,
+        serves: Sequence[Route] = (),
     ) -> EndpointRequests:
         """The requests for the endpoint on some machines, as SageMaker takes them.
 
-        ``serves`` is the route of the version that an endpoint of one version serves. Other shapes
-        do not look at it.
+        ``serves`` are the routes of the versions that it serves, for a shape that ``deploys``.
+        Other shapes do not look at them.
 
         Raises:
             NotAsynchronousError: the workload has no endpoint of that shape.
-            ValueError: the endpoint serves one version, and none is given.
+            ValueError: the shape cannot serve these versions, or needs one.
         """
         return self._requests(Wanted(deployment, workload, machines, serves))
 
@@ -209,6 +228,35 @@ class Shape(ABC):
             "InstanceType": instance_type or workload.serving.instance_type,
             **({} if chosen is None else {"InferenceAmiVersion": chosen}),
         }
+
+    def _with_shadow(
+        self, wanted: Wanted, endpoint: str, model: dict[str, Any], config: dict[str, Any]
+    ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        """The shadow's model, if there is to be a shadow, and the configuration with it. ``model``
+        and ``config`` are the contents of both without one."""
+        shadow = wanted.shadow
+        if shadow is None:
+            return None, config
+        container = model["PrimaryContainer"]
+        content = {
+            **{name: value for name, value in model.items() if name != "ModelName"},
+            "PrimaryContainer": {
+                **container,
+                "Image": wanted.deployment.image(
+                    wanted.workload.serving_container, shadow.image_tag
+                ),
+                "Environment": {**container["Environment"], **shadow.environment},
+            },
+        }
+        copied = self._model_request(endpoint, content)
+        variant = {
+            **config["ProductionVariants"][0],
+            "VariantName": SHADOW,
+            "ModelName": copied["ModelName"],
+            "InitialInstanceCount": shadow.instances,
+            "InitialVariantWeight": shadow.percent / 100,
+        }
+        return copied, {**config, "ShadowProductionVariants": [variant]}
 
     def _endpoint(self, wanted: Wanted) -> str:
         return self.endpoint_name(

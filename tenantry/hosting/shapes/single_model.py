@@ -38,9 +38,9 @@ class SingleModelShape(RealTimeShape):
     deploys = True
 
     def _requests(self, wanted: Wanted) -> EndpointRequests:
-        if wanted.serves is None:
-            raise ValueError(f"an endpoint of shape {self.name} serves a version; name one")
-        endpoint, serves = self._endpoint(wanted), wanted.serves
+        if len(wanted.serves) != 1:
+            raise ValueError(f"an endpoint of shape {self.name} serves one version; name it")
+        endpoint, serves = self._endpoint(wanted), wanted.serves[0]
         model = self._model_request(
             endpoint,
             {
@@ -56,10 +56,10 @@ class SingleModelShape(RealTimeShape):
             },
         )
         variant = self._variant(wanted, model["ModelName"])
-        config = self._config_request(
-            endpoint, {"ProductionVariants": [variant], "Tags": wanted.config_tags}
-        )
-        return EndpointRequests(model, config, wanted.tenant_tags)
+        content = {"ProductionVariants": [variant], "Tags": wanted.config_tags}
+        shadow, content = self._with_shadow(wanted, endpoint, model, content)
+        config = self._config_request(endpoint, content)
+        return EndpointRequests(model, config, wanted.tenant_tags, shadow)
 
     def address(self, _: Route, request: Mapping[str, Any] | bytes) -> Addressed:
         """The request itself."""

@@ -26,7 +26,8 @@ from containers.diffusion.serving.engine import SAME_PICTURE
 from containers.diffusion.serving.predictor import DiffusionPredictor
 from containers.diffusion.triton.repository import CONFIGURATION, main
 from containers.runtime.archives.archive import write_archive
-from containers.runtime.serving.server import ServingApp, Settings
+from containers.runtime.serving.server import ServingApp
+from containers.runtime.serving.settings import Settings
 from infrastructure.local_cloud import LocalCloud
 from tests.containers.diffusion.conftest import RANK, card, random_weights, write_model
 from tests.containers.diffusion.triton_stand_in import (

@@ -1,6 +1,7 @@
 """A server that fetches the archive that a request names from S3: one process for any number of
 tenants."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -180,6 +181,32 @@ def test_settings_that_contradict_each_other_end_the_server_with_the_reason(
     assert process.returncode == 1
     assert reason in said
     assert "Traceback" not in said
+
+
+def test_data_after_the_record_come_as_a_file(archives: Archives, tmp_path: Path) -> None:
+    archives.put("streamed/v1.tar.gz", 5.0)
+    record = b'{"model": "streamed/v1.tar.gz", "request": {"add": 1}}'
+    with serving(tmp_path, "serve-streaming", TENANTRY_MODELS_URI=URI) as server:
+        as_bytes = {"Content-Type": "application/octet-stream"}
+        for data in (b"", b"abc", b"x" * 3_000_000):
+            answer = server.call("POST", "/invocations", record + b"\n" + data, as_bytes)
+            assert answer == (200, bytes(byte + 1 for byte in data))
+        assert server.call("POST", "/invocations", record, as_bytes) == (200, b"")
+        for wrong in (b"no record\nabc", record.ljust(1024 * 1024 + 1), b""):
+            status, found = server.call("POST", "/invocations", wrong)
+            assert (status, found["error"]["code"]) == (400, "InvalidRequest")
+        status, found = server.call("POST", "/invocations", record.replace(b"streamed", b"nobody"))
+        assert status == 404
+        # Refused by its length, before any of it is sent.
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            length = 1024**3 + 1
+            connection.sendall(
+                b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+            )
+            connection.sendall(record)
+            said = connection.recv(1000)
+        assert said.startswith(b"HTTP/1.1 413")
+        assert server.call("POST", "/invocations", record, as_bytes) == (200, b"")
 
 
 def test_a_server_without_remote_models_does_without_boto3() -> None:

@@ -9,10 +9,12 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from containers.runtime.serving import server
 from containers.runtime.serving.predictor import (
@@ -164,6 +166,20 @@ class ThreadedPredictor(TinyPredictor):
     inline = False
 
 
+class StreamingPredictor(TinyPredictor):
+    """Answers an asynchronous request with its data, each byte plus `add`, without holding them."""
+
+    def predict_stream(
+        self, model: TinyModel, request: bytes, data: IO[bytes], content_type: str, accept: str
+    ) -> Answer:
+        add = json.loads(request)["add"]
+        table = bytes((byte + add) % 256 for byte in range(256))
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the server closes it
+        while piece := data.read(1 << 20):
+            file.write(piece.translate(table))
+        return Answer(b"", content_type, file)
+
+
 class BatchingPredictor:
     """The same predictor for a family that batches the requests in flight itself, and answers each
     round together.
@@ -226,6 +242,7 @@ if __name__ == "__main__":
         "serve": TinyPredictor(),
         "serve-threaded": ThreadedPredictor(),
         "serve-batching": BatchingPredictor(),
+        "serve-streaming": StreamingPredictor(),
     }
     if sys.argv[1] == "train":
         sys.exit(packed_training.main(TinyTrainer()))

@@ -99,7 +99,7 @@ def test_all_of_a_silo_tenant_bears_its_tag_and_runs_under_its_role(tier: Tier) 
         if tier not in shape.tiers or shape.name == "pipeline":
             continue
         serves = shape.route("one", ACME, VERSION)
-        made = shape.requests(SOMEWHERE, FULL, machines_of(tier, ACME), serves)
+        made = shape.requests(SOMEWHERE, FULL, machines_of(tier, ACME), [serves])
         for tags in (made.tags, made.config["Tags"], made.model.get("Tags", ())):
             assert (own in tags) == (tier == "silo")
         roles.add(made.model["ExecutionRoleArn"])

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from tenantry.aws import objects
-from tenantry.capacity.new_endpoints import ensure_endpoints
+from tenantry.capacity.new_endpoints import deploying, ensure_endpoints
 from tenantry.hosting.endpoints import describe_endpoint, endpoints_beginning
 from tenantry.hosting.shapes.catalogue import real_time_shape, route_in
 from tenantry.models.registry import ModelRegistry, ModelVersion
 from tenantry.names import ids
-from tenantry.names.tiers import Machines, Tier, machines_of
+from tenantry.names.tiers import Tier, machines_of
 from tenantry.onboarding.registration import (
     ArtifactUnusableError,
     Registration,
@@ -28,7 +28,7 @@ from tenantry.onboarding.registration import (
     roll_back,
 )
 from tenantry.tenants.wind_down import wind_down
-from tenantry.workloads.hosting import Hosting
+from tenantry.workloads.hosting import Hosting, Pipeline, PipelineContainer
 from tenantry.workloads.sections import Cache
 from tests.containers.runtime.serving import archive_model
 from tests.tenantry.onboarding.registration import NAME, trained_version
@@ -39,7 +39,25 @@ SHAPED: list[tuple[Tier, str]] = [
     ("bridge", "multi_model"),
     ("bridge", "container_managed"),
     ("silo", "single_model"),
+    ("silo", "serverless"),
+    ("bridge", "multi_container"),
+    ("bridge", "pipeline"),
 ]
+RELAYED = Pipeline.model_construct(
+    shape="pipeline",
+    before=(
+        PipelineContainer.model_construct(
+            container="relay", image_tag="0.1.0", environment={"RELAY_ADDS": "5"}
+        ),
+    ),
+    after=(
+        PipelineContainer.model_construct(
+            container="relay", image_tag="0.1.0", environment={"RELAY_ADDS": "-5"}
+        ),
+    ),
+)
+"""Adds five to a request's number, and takes five from the answer: so both containers were asked
+where an answer is right."""
 
 
 def shaped(world: World, **shapes: Any) -> World:
@@ -47,7 +65,12 @@ def shaped(world: World, **shapes: Any) -> World:
     serving = world.tiny.serving.model_copy(
         update={"smoke_request": ASKED, "cache": Cache(enabled=False), "asynchronous": None}
     )
-    hosting = Hosting.model_validate(shapes)
+    hosting = (
+        # A file names a container of the repository; this one is the tests' own.
+        Hosting.model_construct(**{**dict(Hosting()), **dict.fromkeys(shapes, RELAYED)})
+        if "pipeline" in shapes.values()
+        else Hosting.model_validate(shapes)
+    )
     tiny = world.tiny.model_copy(update={"serving": serving, "hosting": hosting})
     return replace(world, tiny=tiny)
 
@@ -66,11 +89,9 @@ def registered(world: World, model: ModelVersion) -> Registration:
     route = route_in(deployment.prefix, workload, model.tier, model.tenant, model.version)
     machines = machines_of(model.tier, model.tenant)
 
-    def deploy(on: Machines, of: Any) -> None:
-        ensure_endpoints(deployment, workload, on, began, of)
-
     if real_time_shape(workload, model.tier).deploys:
-        return register(deployment, workload, model, route, deploy=deploy)
+        with deploying(deployment, workload, machines, began) as deploy:
+            return register(deployment, workload, model, route, deploy=deploy)
     ensure_endpoints(deployment, workload, machines, began)
     return register(deployment, workload, model, route)
 

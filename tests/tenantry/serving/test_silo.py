@@ -71,7 +71,7 @@ def test_all_that_a_silo_tenant_has_runs_under_its_role_and_bears_its_tag(world:
         for shape in SHAPES.values():
             if "silo" in shape.tiers and shape.has_instances:  # test_shapes has the others
                 serves = shape.route("any", tenant, champion.version)
-                ensure_endpoint(deployment, workload, Own(tenant), shape, serves=serves)
+                ensure_endpoint(deployment, workload, Own(tenant), shape, serves=[serves])
         train(world, tenant)
         (batch,) = batches_of([champion], 10, "salt")
         with suppress(TransformJobFailedError):  # its container predicts no days

@@ -18,6 +18,7 @@ from tenantry.names import ids, s3_keys
 from tenantry.names.tiers import Shared, Tier
 from tenantry.tenants.tier_changes import change_tier, move_to_its_tier, tier_of
 from tenantry.tenants.unused import remove_unused, unused_endpoints
+from tenantry.workloads.hosting import Hosting
 from tenantry.workloads.sections import Cache
 from tests.tenantry.command_line.conftest import caller
 from tests.tenantry.onboarding.registration import NAME
@@ -32,7 +33,9 @@ NO_CACHE = Cache(enabled=False)
 def world(world: World) -> World:
     """Its models have a request that they answer, and no answer is kept."""
     serving = world.tiny.serving.model_copy(update={"smoke_request": ASKED, "cache": NO_CACHE})
-    tiny = world.tiny.model_copy(update={"serving": serving})
+    shapes = {"silo": "single_model", "bridge": "multi_model", "pool": "container_managed"}
+    hosting = Hosting.model_validate(shapes)
+    tiny = world.tiny.model_copy(update={"serving": serving, "hosting": hosting})
     ensure_endpoint(world.deployment, tiny, Shared("bridge"), MULTI_MODEL)
     return World(world.deployment, tiny, world.endpoint, world.folder)
 
@@ -70,7 +73,7 @@ def test_a_tenant_moves_through_all_tiers_under_load(world: World) -> None:
     assert set(answers) == {MEANS[tenant] + 1}
     assert len(answers) > 30
     left = {one.name for one in unused_endpoints(world.deployment, world.tiny, NOW)}
-    assert {name.rsplit("-", 1)[-1] for name in left} >= {"pool"}
+    assert {name.rsplit("-", 1)[-1] for name in left} >= {"single", "managed"}
     remove_unused(world.deployment, world.tiny, NOW + timedelta(days=8), after_days=7)
     assert unused_endpoints(world.deployment, world.tiny, NOW) == []
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tenantry.hosting.shapes.catalogue import SHAPES, real_time_shape
 from tenantry.names.tiers import Tier
 from tenantry.workloads.hosting import Hosting, Updates
-from tenantry.workloads.hosting_rules import RULES, TIERS, hosting_fault
+from tenantry.workloads.hosting_rules import RULES, TIERS, hosting_fault, tables
 from tenantry.workloads.hosting_rules import SHAPES as DESCRIBED
 from tenantry.workloads.schema import InvalidWorkloadError, Workload, read_workload, read_workloads
 
@@ -151,3 +151,15 @@ def test_each_rule_names_shapes_that_there_are_a_source_and_a_cure() -> None:
 def test_only_what_is_said_about_updates_changes_them() -> None:
     assert not Updates().guarded
     assert Updates(wait_seconds=60).guarded
+
+
+def test_the_page_has_the_tables_that_the_code_prints() -> None:
+    """To update the page, put the output of `python -m tenantry.workloads hosting` there."""
+    assert tables() in (ROOT / "docs/hosting.md").read_text()
+
+
+def test_a_tier_that_the_table_names_is_one_that_the_shape_serves() -> None:
+    first, _, _ = tables().partition("\n\n")
+    rows = [line.strip("| ").split(" | ") for line in first.splitlines()[2:]]
+    told = {name.strip("`"): set(tiers.split(", ")) for name, _, tiers in rows}
+    assert told == {shape: set(SHAPES[shape].tiers) for shape in DESCRIBED}

@@ -401,7 +401,7 @@ def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_pri
         ]
         version = ids.version_name("v1")
         return [
-            shape.requests(SOMEWHERE, of, machines, shape.route("e", acme, version))
+            shape.requests(SOMEWHERE, of, machines, [shape.route("e", acme, version)])
             for shape, machines in asked
         ]
 

@@ -1,0 +1,1 @@
+"""Serverless variants: execution environments in the place of instances."""
