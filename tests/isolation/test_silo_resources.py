@@ -1,7 +1,9 @@
-"""All that is made for a silo tenant runs under the tenant's role and bears its tag."""
+"""All that is made for a silo tenant bears the tenant's tag and runs under its role. IAM lets that
+role read and write what the requests name, and lets another tenant's role do none of it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import date
 from typing import Any
@@ -14,12 +16,21 @@ from tenantry.hosting.endpoints import ensure_endpoint
 from tenantry.hosting.shapes.catalogue import SHAPES
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids
+from tenantry.names import ids, s3_keys
 from tenantry.names.tiers import Own
-from tenantry.training.jobs import TrainingTask, create_training_job_request, rungs
-from tenantry.training.jobs import write_job_inputs as write
-from tests.isolation.calls import recorded
+from tenantry.training.jobs import (
+    TrainingTask,
+    create_training_job_request,
+    rungs,
+    write_job_inputs,
+)
+from tests.isolation import rules
+from tests.isolation.calls import Call, recorded
+from tests.isolation.judge import Judge, Request
+from tests.isolation.template import Template
+from tests.isolation.test_silo import principal_tags
 from tests.tenantry.onboarding.registration import NAME
+from tests.tenantry.serving.conftest import world  # noqa: F401 - a fixture
 from tests.tenantry.serving.tiny_family import World
 
 TAG = {"Key": "tenantry:tenant"}
@@ -32,36 +43,72 @@ LISTS = {
 }
 
 
-def tags_of(world: World, arn: str) -> list[Any]:
-    return list(world.deployment.sagemaker.list_tags(ResourceArn=arn)["Tags"])
+def tags_of(there: World, arn: str) -> list[Any]:
+    return list(there.deployment.sagemaker.list_tags(ResourceArn=arn)["Tags"])
 
 
-def everything(world: World) -> dict[str, set[str]]:
+def everything(there: World) -> dict[str, set[str]]:
     """The ARNs of all models, configurations, endpoints and jobs, by the operation that lists
     them."""
     found = {}
     for operation, (listed, arn) in LISTS.items():
-        pages = world.deployment.sagemaker.get_paginator(operation).paginate()  # type: ignore[call-overload]
+        pages = there.deployment.sagemaker.get_paginator(operation).paginate()  # type: ignore[call-overload]
         found[operation] = {one[arn] for page in pages for one in page[listed]}
     return found
 
 
-def train(world: World, tenant: ids.TenantId) -> None:
-    """Start a silo tenant's training job, and stop it."""
-    deployment, workload = world.deployment, world.tiny
+WRITTEN = {"S3OutputPath", "S3FailurePath"}
+
+
+def named(part: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Every place in S3 that a part of a request names, and the member that names it."""
+    if isinstance(part, dict):
+        for member, value in part.items():
+            inside = f"{name}.{member}" if name in {"CheckpointConfig"} else member
+            yield from named(value, inside)
+    elif isinstance(part, list):
+        for one in part:
+            yield from named(one, name)
+    elif isinstance(part, str) and part.startswith("s3://"):
+        yield name, part.split("/", 3)[3]
+
+
+def needed(calls: list[Call]) -> set[tuple[str, str]]:
+    """The actions that SageMaker and the containers take for some requests, each with its key;
+    that of ``s3:ListBucket`` is a prefix."""
+    found = set()
+    for call in calls:
+        for member, key in named(call.parameters):
+            whole = key.endswith((".tar.gz", ".json", ".manifest"))
+            below = key if whole else f"{key.removesuffix('/')}/x"
+            if member in WRITTEN or member.startswith("CheckpointConfig"):
+                found |= {("s3:PutObject", below), ("s3:AbortMultipartUpload", below)}
+            if member not in WRITTEN:
+                found |= {("s3:GetObject", below), ("s3:ListBucket", below)}
+    return found
+
+
+def train(there: World, tenant: ids.TenantId) -> str:
+    """Start a silo tenant's training job; returns the key of its data, which a manifest names."""
+    deployment, workload = there.deployment, there.tiny
     pack = ids.pack_id_of(["one"], tenant)
     version = ids.version_name("20260103t000000-aaaaaaaa")
     file = ids.file_name("readings.npz")
     task = TrainingTask(ids.request_id("0" * 32), tenant, version, version, (file,), 1.0)
-    key = f"training-data/{NAME}/{tenant}/{version}/{file}"
+    key = s3_keys.training_data_file(NAME, tenant, version, file)
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, b"x")
-    write(deployment, workload, "silo", pack, [task], 1)
+    write_job_inputs(deployment, workload, "silo", pack, [task], 1)
     rung = rungs(workload)[-1]
     request = create_training_job_request(deployment, workload, "silo", pack, 1, tenant, rung)
     deployment.sagemaker.create_training_job(**request)
+    return key
 
 
-def test_all_that_a_silo_tenant_has_runs_under_its_role_and_bears_its_tag(world: World) -> None:
+def test_all_that_a_silo_tenant_has_runs_under_its_role_and_bears_its_tag(
+    world: World,  # noqa: F811 - the fixture
+    judge: Judge,
+    template: Template,
+) -> None:
     deployment, workload = world.deployment, world.tiny
     before = everything(world)
     tenant = world.tenant(tier="silo")
@@ -72,7 +119,7 @@ def test_all_that_a_silo_tenant_has_runs_under_its_role_and_bears_its_tag(world:
             if "silo" in shape.tiers and shape.has_instances:  # test_shapes has the others
                 serves = shape.route("any", tenant, champion.version)
                 ensure_endpoint(deployment, workload, Own(tenant), shape, serves=[serves])
-        train(world, tenant)
+        trained = train(world, tenant)
         (batch,) = batches_of([champion], 10, "salt")
         with suppress(TransformJobFailedError):  # its container predicts no days
             predict_batch(deployment, workload, date(2026, 1, 2), batch.name, [champion], poll=0.1)
@@ -100,11 +147,39 @@ def test_all_that_a_silo_tenant_has_runs_under_its_role_and_bears_its_tag(world:
         if name in call.parameters
     }
     assert roles == {silo_role_arn(deployment, NAME, tenant)}
+    bucket, wants = template.arn("DataBucket"), sorted(needed(created))
+    assert {key.partition("/")[0] for _, key in wants} == {
+        "jobs",
+        "checkpoints",
+        "endpoints",
+        "async",
+        "batches",
+    }
+    wants.append(("s3:GetObject", trained))
+    for whose, may in ((tenant, True), (world.tenant(tier="silo"), False)):
+        asked = [
+            Request(
+                action,
+                bucket if action == "s3:ListBucket" else f"{bucket}/{key}",
+                {
+                    **principal_tags(NAME, whose),
+                    **({"s3:prefix": key} if action == "s3:ListBucket" else {}),
+                },
+                rules.PRINCIPAL,
+                ("SiloPolicy",),
+                boundary="SiloPolicy",
+            )
+            for action, key in wants
+        ]
+        decided = judge.decide(template.identity_policies(), asked)
+        assert not [want for want, said in zip(wants, decided, strict=True) if said is not may]
     shared = deployment.sagemaker.describe_endpoint(EndpointName=world.endpoint)["EndpointArn"]
     assert not [tag for tag in tags_of(world, shared) if tag["Key"] == TAG["Key"]]
 
 
-def test_an_endpoint_from_before_it_was_tagged_is_tagged_with_its_update(world: World) -> None:
+def test_an_endpoint_from_before_it_was_tagged_is_tagged_with_its_update(
+    world: World,  # noqa: F811 - the fixture
+) -> None:
     tenant = world.tenant(tier="silo")
     before = ensure_endpoint(world.deployment, world.tiny, Own(tenant), MULTI_MODEL)
     world.deployment.sagemaker.delete_tags(ResourceArn=before.arn, TagKeys=[TAG["Key"]])
