@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from botocore.exceptions import ClientError
@@ -77,9 +78,11 @@ def ensure_silo_role(
         if not _is_missing(error):
             raise
         made = _create(deployment, workload, tenant, name)
+    role = SiloRole(name, made["Arn"], made["CreateDate"])
     # The role of a call that was interrupted lacks it; a second one changes nothing.
-    iam.attach_role_policy(RoleName=name, PolicyArn=deployment.silo_policy)
-    return SiloRole(name, made["Arn"], made["CreateDate"])
+    attach = partial(iam.attach_role_policy, RoleName=name, PolicyArn=deployment.silo_policy)
+    usable(role, attach)
+    return role
 
 
 def _create(
@@ -155,27 +158,35 @@ def delete_silo_role(deployment: Deployment, name: str) -> None:
 
 
 def usable(role: SiloRole | None, call: Callable[[], _T]) -> _T:
-    """Call SageMaker with a role, again while the role is so new that SageMaker may not know it.
+    """Make a call with a role, again while the role is so new that AWS may not know it, or not its
+    policy.
 
     Raises:
-        ClientError: SageMaker refuses for another reason, or does not know a role that is older
-            than ``SETTLES``.
+        ClientError: AWS refuses for another reason, or does not know a role that is older than
+            ``SETTLES``.
     """
     while True:
         try:
             return call()
         except ClientError as error:
             new = role is not None and datetime.now(UTC) - role.made < SETTLES
-            if not new or not _cannot_assume(error):
+            if not new or not (_cannot_use(error) or _is_missing(error)):
                 raise
         time.sleep(_PAUSE_SECONDS)
 
 
-def _cannot_assume(error: ClientError) -> bool:
-    """Whether SageMaker could not take the role on; it words that in several ways, and names the
-    action where it could not read a model's archive."""
+def _cannot_use(error: ClientError) -> bool:
+    """Whether SageMaker could not take the role on, or found nothing in S3 by it; it words that in
+    several ways, and names the action that the role may lack."""
     message = str(error.response.get("Error", {}).get("Message", "")).lower()
-    words = ("could not assume role", "cannot be assumed", "unable to assume", "sts:assumerole")
+    words = (
+        "could not assume role",
+        "cannot be assumed",
+        "unable to assume",
+        "sts:assumerole",
+        "s3:getobject",
+        "s3:listbucket",
+    )
     return error_code(error) == "ValidationException" and any(word in message for word in words)
 
 

@@ -92,6 +92,12 @@ def shaped_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines
     return _fitted(f"{endpoint_name(prefix, workload, machines)}-{end}")
 
 
+def silo_names_are_shortened(prefix: str, workload: WorkloadName) -> bool:
+    """Whether the name of an endpoint of a silo tenant may not tell what is before its end."""
+    longest = max(map(len, ENDPOINT_ENDS))
+    return len(f"{prefix}-{workload}-silo-{'0' * 16}-") + longest > _MAX_NAME
+
+
 def silo_role_name(endpoint: str, region: str) -> str:
     """The name of a silo tenant's execution role; ``endpoint`` is its multi-model endpoint's.
 

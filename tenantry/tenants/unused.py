@@ -96,12 +96,12 @@ def unused_parts(deployment: Deployment, workload: Workload) -> list[Unused]:
 
 def unused_roles(deployment: Deployment, workload: Workload) -> list[Unused]:
     """The execution roles of silo tenants that have no endpoint of the workload any more, and will
-    need none."""
+    need none. Where the names of endpoints had to be shortened, no role is told unused."""
     name = ids.workload_name(workload.name)
-    endpoints_left = _used(deployment, workload) | _there(deployment, name).keys()
-    needed = {
-        silo_role_name(deployment, sagemaker_names.without_end(one)) for one in endpoints_left
-    }
+    if sagemaker_names.silo_names_are_shortened(deployment.prefix, name):
+        return []
+    homes = _used(deployment, workload) | _there(deployment, name).keys()
+    needed = {silo_role_name(deployment, sagemaker_names.without_end(one)) for one in homes}
     return [
         Unused("role", one.name, one.made)
         for one in silo_roles(deployment, name)

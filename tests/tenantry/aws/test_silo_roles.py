@@ -77,6 +77,14 @@ def test_a_role_whose_making_was_interrupted_is_finished(deployment: Deployment)
     assert attached(deployment, role) == [deployment.silo_policy]
 
 
+def test_a_policy_is_attached_once_iam_knows_the_new_role(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silo_roles, "_PAUSE_SECONDS", 0.01)
+    break_calls(deployment.iam, "AttachRolePolicy", 2, "NoSuchEntity", 404)
+    assert attached(deployment, ensure_silo_role(deployment, ENERGY, ACME))
+
+
 def test_a_role_is_deleted_once_and_made_anew(deployment: Deployment) -> None:
     role = ensure_silo_role(deployment, ENERGY, ACME)
     for _ in range(2):
@@ -92,7 +100,13 @@ def test_a_refusal_of_iam_is_told(deployment: Deployment) -> None:
     assert not list(silo_roles.silo_roles(deployment, ENERGY))
 
 
-@pytest.mark.parametrize("words", [UNKNOWN, UNREADABLE])
+NO_OBJECTS = (
+    'No S3 objects found under S3 URL "s3://x/y" given in input data source. Please ensure that '
+    'the role "arn:aws:iam::123456789012:role/x" has "s3:ListBucket" permissions on bucket "x".'
+)
+
+
+@pytest.mark.parametrize("words", [UNKNOWN, UNREADABLE, NO_OBJECTS])
 def test_sagemaker_is_asked_again_while_it_may_not_know_the_role(
     words: str, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
