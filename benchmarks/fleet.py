@@ -41,7 +41,7 @@ from containers.forecast.consumption.synthetic import generate, last_midnight
 from infrastructure.dagster_processes import DagsterProcesses
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
-from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.hosting.shapes.catalogue import real_time_shape
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
@@ -125,7 +125,9 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
             proxies,
         ),
     ):
-        endpoints.ensure_endpoint(deployment, workload, workload.shared_machines, MULTI_MODEL)
+        machines = workload.shared_machines
+        shape = real_time_shape(workload, machines.tier)
+        endpoints.ensure_endpoint(deployment, workload, machines, shape)
         watch = ProcessWatch()
         watch.start()
         calls_before = sum(proxy.requests for proxy in proxies)

@@ -23,6 +23,7 @@ NoticeKind = Literal[
     "model_rolled_back",
     "data_too_old",
     "upload_waits",
+    "first_results",
 ]
 
 

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from tenantry.capacity.asked import AskedHours, asked_hours
 from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.hosting.invocation import InvocationRefusedError, invoke
-from tenantry.hosting.shapes.catalogue import UnknownShapeError
+from tenantry.hosting.shapes.catalogue import SHAPES, UnknownShapeError
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids
 from tenantry.workloads.capacity import Prewarming
@@ -87,7 +87,12 @@ def prewarm(
         now: with a time zone.
     """
     name = ids.workload_name(workload.name)
-    champions = {one.tenant: one for one in ModelRegistry(deployment).champions(name)}
+    # An endpoint of one version has loaded it already.
+    champions = {
+        one.tenant: one
+        for one in ModelRegistry(deployment).champions(name)
+        if not getattr(SHAPES.get(one.route.shape), "deploys", False)
+    }
     hours = asked_hours(deployment, name, sorted(champions), now, section.days + 1)
     wanted = [tenant for tenant in most_wanted(hours, section, now) if tenant in champions]
     began = time.monotonic()

@@ -244,6 +244,11 @@ def _write_answer(
     help="Rows of the preview.",
 )
 @click.option("--output", type=_OUTPUT, help="Write the prediction to this file, as S3 has it.")
+@click.option(
+    "--first",
+    is_flag=True,
+    help="What the training of the newest version made with it, instead; needs --workload.",
+)
 @common_options
 def predictions(
     invocation: Invocation,
@@ -252,6 +257,7 @@ def predictions(
     day: datetime | None,
     most: int,
     output: Path | None,
+    first: bool,
 ) -> None:
     """The latest batch prediction of TENANT: when it was made, of which period, where it lies, and
     its first rows.
@@ -260,9 +266,13 @@ def predictions(
     Examples:
       tenantry predictions acme
       tenantry predictions acme --workload energy --day 2026-11-24 --output acme.jsonl
+      tenantry predictions acme --workload portraits --first --output first.png
     """
     from tenantry.command_line.predicted import stored_predictions
 
+    if first:
+        _show_first_results(invocation, tenant, workload, output)
+        return
     of_each = {}
     for one in invocation.chosen(workload):
         name = ids.workload_name(one.name)
@@ -286,6 +296,37 @@ def predictions(
     ]
     if invocation.as_json:
         invocation.write_json({"format": 1, "tenant": tenant, "predictions": documents})
+
+
+def _show_first_results(
+    invocation: Invocation, tenant: ids.TenantId, workload: Workload | None, output: Path | None
+) -> None:
+    """List the first results of a tenant's newest version, or write them: the first one to
+    ``output``, further ones beside it with their numbers."""
+    from tenantry.models.first_results import first_results, read_first_result
+    from tenantry.models.registry import ModelRegistry
+
+    if workload is None:
+        raise click.UsageError("--first needs --workload")
+    name, deployment = ids.workload_name(workload.name), invocation.deployment
+    versions = ModelRegistry(deployment).versions(tenant, name)
+    found = first_results(deployment, name, tenant, versions[-1].version) if versions else []
+    if not found:
+        raise NotDone(f"{tenant} has no first results of {workload.name}")
+    version, written = versions[-1].version, []
+    for number, one in enumerate(found, 1):
+        if output is not None:
+            more = f"-{number}" if number > 1 else ""
+            file = output.with_name(f"{output.stem}{more}{output.suffix}")
+            file.write_bytes(read_first_result(deployment, name, tenant, version, one.name))
+            written.append(str(file))
+    if invocation.as_json:
+        names = [one.name for one in found]
+        invocation.write_json({"format": 1, "version": version, "files": names, "to": written})
+        return
+    invocation.say(f"Version {version}: {', '.join(f'{one.name} ({one.size} B)' for one in found)}")
+    for path in written:
+        invocation.aside.print(f"written: {path}", soft_wrap=True)
 
 
 def _shown_prediction(

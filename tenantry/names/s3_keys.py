@@ -192,6 +192,16 @@ def predictions_prefix(workload: WorkloadName, tenant: TenantId) -> str:
     return f"predictions/{tenant}/{workload}/"
 
 
+def first_result(workload: WorkloadName, tenant: TenantId, version: Version, name: FileName) -> str:
+    """A file that a version's training made with it, for its tenant."""
+    return f"{predictions_prefix(workload, tenant)}first/{version}/{name}"
+
+
+def first_results_index(workload: WorkloadName, tenant: TenantId, version: Version) -> str:
+    """The list of those files."""
+    return f"{predictions_prefix(workload, tenant)}first/{version}.json"
+
+
 def prediction(workload: WorkloadName, tenant: TenantId, day: date) -> str:
     """A tenant's batch prediction of a day."""
     return f"{predictions_prefix(workload, tenant)}{day.isoformat()}.jsonl"

@@ -15,9 +15,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from contracts.errors import MalformedDocumentError
 from contracts.outcomes import Outcome
 from tenantry.aws import objects
-from tenantry.aws.notices import tell_operators
+from tenantry.aws.notices import Notice, tell_operators, tell_tenant
 from tenantry.aws.silo_roles import ensure_silo_role, usable
 from tenantry.models import artifacts
+from tenantry.models.first_results import hand_over
 from tenantry.models.registry import ModelVersion
 from tenantry.names import ids, s3_keys
 from tenantry.onboarding.importing import report_imported
@@ -312,8 +313,33 @@ class TrainingStage:
         member.left_training = True
         with self.at_work.span("train", member, began=self._began):
             self._report_artifact(member, model, outcome)
+            self._hand_over_first_results(member, model, outcome)
         self.go_on(member)
         return True
+
+    def _hand_over_first_results(
+        self, member: Member, model: ModelVersion, outcome: Outcome
+    ) -> None:
+        """Give the tenant what the training made with its model, before that is registered."""
+        at_work = self.at_work
+        try:
+            handed = hand_over(at_work.deployment, model, outcome.files)
+        except objects.ObjectMissingError as error:
+            at_work.report.info(f"{member.tenant}: its first results are not handed over: {error}")
+            return
+        if handed and member.owed:
+            message = f"The first results of your new {at_work.workload.title.lower()} are there."
+            tell_tenant(
+                at_work.deployment,
+                Notice(
+                    "first_results",
+                    model.workload,
+                    model.tenant,
+                    message,
+                    request=model.request,
+                    version=model.version,
+                ),
+            )
 
     def _kept(
         self, member: Member, outcome: Outcome, size: int, sha256: str, wait: float

@@ -29,6 +29,7 @@ from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.hosting.invocation import JSON, Answer, EndpointUnavailableError, invoke
 from tenantry.hosting.shapes.asynchronous import settings_of
 from tenantry.hosting.shapes.catalogue import shape_named
+from tenantry.models.first_results import FirstResult, first_results, read_first_result
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids, s3_keys
 from tenantry.requests.newest import newest_of
@@ -427,6 +428,20 @@ class TenantClient:
             self._name, self.tenant, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
         )
         objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
+
+    def first_results(self, version: ids.Version) -> list[FirstResult]:
+        """What the training of a version made with it, as a tenant's first pictures; none where it
+        made nothing. They are there before the model serves: the notice ``first_results`` names the
+        version."""
+        return first_results(self.deployment, self._name, self.tenant, version)
+
+    def first_result(self, version: ids.Version, name: str) -> bytes:
+        """The bytes of one of them.
+
+        Raises:
+            objects.ObjectMissingError: there is no such file.
+        """
+        return read_first_result(self.deployment, self._name, self.tenant, version, name)
 
     def predictions(self, day: date) -> list[dict[str, Any]]:
         """The tenant's batch prediction of a day, one document per record.

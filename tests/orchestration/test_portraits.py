@@ -125,10 +125,18 @@ def test_pictures_become_models_in_their_tenants_style_and_a_hostile_upload_cost
         QueueUrl=deployment.notices_queue_url, MaxNumberOfMessages=10
     )["Messages"]
     notices = {
-        notice["tenant"]: notice for notice in (json.loads(message["Body"]) for message in told)
+        (notice["tenant"], notice["kind"]): notice
+        for notice in (json.loads(message["Body"]) for message in told)
     }
-    assert notices[mallory]["kind"] == "upload_refused"
-    assert "large.png" in notices[mallory]["message"]
+    assert "large.png" in notices[mallory, "upload_refused"]["message"]
+    for tenant in good:
+        first = notices[tenant.tenant, "first_results"]
+        assert notices[tenant.tenant, "model_ready"]["version"] == first["version"]
+        with TenantClient(deployment, portraits, tenant.tenant) as client:
+            names = [one.name for one in client.first_results(first["version"])]
+            drawn = [client.first_result(first["version"], name) for name in names]
+        assert names == [f"{number:02}.png" for number in range(len(names))] != []
+        assert all(one.startswith(b"\x89PNG") for one in drawn)
 
     styles = {str(tenant.tenant): uploaded(tenant) for tenant in good}
     artifacts = metadata_of(dagster_instance, "portraits", "fine_tuned_artifact")
