@@ -215,12 +215,13 @@ def _packs(
         group = str(tenant) if member.request.tier == "silo" else member.request.tier
         groups.setdefault(group, []).append(member)
     for group, together in groups.items():
-        pack = ids.pack_id_of([context.run.run_id, group])
-        yield pack, together[0].request.tier, together
+        first = together[0].request
+        alone = first.tenant if first.tier == "silo" else None
+        yield ids.pack_id_of([context.run.run_id, group], alone), first.tier, together
 
 
 def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
-    def train(request: Any, on_message: Any) -> FinishedJob:
+    def train(request: Any, messages: str, on_message: Any) -> FinishedJob:
         from pipes_sagemaker.client import (
             TrainingJobDiffersError,
             TrainingJobFailedError,
@@ -228,7 +229,7 @@ def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:
         )
 
         try:
-            done = tenantry.training_client().run(
+            done = tenantry.training_client(messages).run(
                 context=context, create_training_job_params=request, on_custom_message=on_message
             )
         except TrainingJobFailedError as error:

@@ -171,8 +171,8 @@ def _remove_unused(workload: Workload) -> JobDefinition:
 
     @op(
         name=f"{workload.name}_remove_unused_endpoints",
-        description=f"Removes endpoints, configurations and models that were unused for {after} "
-        f"days.",
+        description=f"Removes endpoints, configurations, models and silo tenants' roles that were "
+        f"unused for {after} days.",
     )
     def remove(context: OpExecutionContext, tenantry: TenantryResource) -> None:
         now = datetime.now(UTC)

@@ -77,8 +77,9 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
         """The stack's names and clients. Raises ``DeploymentMissingError``."""
         return _deployment(self.settings.stack)
 
-    def training_client(self) -> "PipesSageMakerTrainingJobClient":
-        """The Pipes client that runs packed training jobs."""
+    def training_client(self, messages: str) -> "PipesSageMakerTrainingJobClient":
+        """The Pipes client that runs a pack's training jobs; ``messages`` is the prefix of their
+        messages."""
         from pipes_sagemaker.client import PipesSageMakerTrainingJobClient
         from pipes_sagemaker.readers import PipesSageMakerLogReader, PipesSageMakerMessageReader
         from tenantry.aws.request_budget import RequestBudget
@@ -92,7 +93,10 @@ class TenantryResource(ConfigurableResource["TenantryResource"]):
         return PipesSageMakerTrainingJobClient(
             client=deployment.sagemaker,
             message_reader=PipesSageMakerMessageReader(
-                bucket=deployment.data_bucket, client=deployment.s3, interval=interval
+                bucket=deployment.data_bucket,
+                client=deployment.s3,
+                key_prefix=messages,
+                interval=interval,
             ),
             log_reader=PipesSageMakerLogReader(
                 client=deployment.logs, interval=interval, settle=min(3.0, settings.poll_seconds)

@@ -96,6 +96,8 @@ class Deployment:
     async_role: str
     batch_role: str
     tenant_client_role: str
+    silo_roles: str
+    silo_policy: str
     image_repositories: str
     image_digests: Mapping[str, str] = field(default_factory=dict, hash=False)
     session: boto3.Session = field(default_factory=aws_session, repr=False, compare=False)
@@ -144,6 +146,8 @@ class Deployment:
                 async_role=outputs["AsyncRoleArn"],
                 batch_role=outputs["BatchRoleArn"],
                 tenant_client_role=outputs["TenantClientRoleArn"],
+                silo_roles=outputs["SiloRolesArn"],
+                silo_policy=outputs["SiloPolicyArn"],
                 image_repositories=outputs["ImageRepositories"],
                 image_digests=parse_image_digests(outputs.get("ImageDigests", "")),
                 session=session,
@@ -236,6 +240,11 @@ class Deployment:
     def async_failures(self) -> Queue:
         """SageMaker's messages about asynchronous questions that failed."""
         return Queue(self.sqs, self.async_failures_queue_url)
+
+    @cached_property
+    def iam(self) -> Any:
+        """IAM, for the execution roles of silo tenants."""
+        return self._client("iam")
 
     @cached_property
     def logs(self) -> CloudWatchLogsClient:

@@ -3,7 +3,6 @@ under its tenant's prefix."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -59,9 +58,9 @@ def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -
     ]
     groups += [[c] for c in ordered if c.tier == "silo"]
     for group in groups:
-        members = "\n".join(f"{c.tenant} {c.version}" for c in group)
-        digest = hashlib.sha256(f"{salt}\n{members}".encode()).hexdigest()[:12]
-        yield Batch(f"b-{digest}", tuple(group))
+        alone = group[0].tenant if group[0].tier == "silo" else None
+        members = [f"{c.tenant} {c.version}" for c in group]
+        yield Batch(ids.batch_name_of([salt, *members], alone), tuple(group))
 
 
 def predict(

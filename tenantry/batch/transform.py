@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
@@ -23,6 +24,7 @@ from contracts.logs import log_environment
 from contracts.records import Record
 from contracts.trace_context import trace_id_of
 from tenantry.aws import objects
+from tenantry.aws.silo_roles import ensure_silo_role, silo_role_arn, tenant_tags, usable
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
 from tenantry.hosting.shapes.multi_model import pipeline_containers
@@ -126,10 +128,12 @@ def predict_batch(
             raise TransformJobFailedError(
                 f"no archive is there to predict with for any of the {len(champions)} tenants"
             )
-        create_once(client.create_model, _model_request(deployment, workload, day, batch, job))
-        create_once(
-            client.create_transform_job, _job_request(deployment, workload, day, batch, job)
-        )
+        alone = champions[0].tenant if champions[0].tier == "silo" else None
+        role = None if alone is None else ensure_silo_role(deployment, name, alone)
+        model = _model_request(deployment, workload, day, batch, job, alone)
+        usable(role, partial(create_once, client.create_model, model))
+        request = _job_request(deployment, workload, day, batch, job, alone)
+        usable(role, partial(create_once, client.create_transform_job, request))
     described = _wait(deployment, job, workload.batch.max_seconds + 1800, poll, given_up)
     status = described["TransformJobStatus"]
     reason = described.get("FailureReason") or f"the transform job {job} ended as {status}"
@@ -183,10 +187,26 @@ def _write_input(
     return True
 
 
+def _tags(workload: Workload, batch: str, alone: ids.TenantId | None) -> list[dict[str, str]]:
+    return [
+        {"Key": "tenantry:workload", "Value": workload.name},
+        {"Key": "tenantry:batch", "Value": batch},
+        *([] if alone is None else tenant_tags(alone)),
+    ]
+
+
 def _model_request(
-    deployment: Deployment, workload: Workload, day: date, batch: str, job: str
+    deployment: Deployment,
+    workload: Workload,
+    day: date,
+    batch: str,
+    job: str,
+    alone: ids.TenantId | None,
 ) -> Any:
-    prefix = s3_keys.batch_prefix(ids.workload_name(workload.name), day, batch)
+    name = ids.workload_name(workload.name)
+    role = deployment.batch_role if alone is None else silo_role_arn(deployment, name, alone)
+    tags = _tags(workload, batch, alone)
+    prefix = s3_keys.batch_prefix(name, day, batch)
     source = {
         "S3Uri": f"s3://{deployment.data_bucket}/{prefix}models/",
         "S3DataType": "S3Prefix",
@@ -201,16 +221,17 @@ def _model_request(
     hosting = getattr(workload.hosting, workload.shared_machines.tier)
     if isinstance(hosting, Pipeline):
         containers = pipeline_containers(deployment, hosting, container)
-        return {"ModelName": job, "ExecutionRoleArn": deployment.batch_role, **containers}
-    return {
-        "ModelName": job,
-        "ExecutionRoleArn": deployment.batch_role,
-        "PrimaryContainer": container,
-    }
+        return {"ModelName": job, "ExecutionRoleArn": role, "Tags": tags, **containers}
+    return {"ModelName": job, "ExecutionRoleArn": role, "Tags": tags, "PrimaryContainer": container}
 
 
 def _job_request(
-    deployment: Deployment, workload: Workload, day: date, batch: str, job: str
+    deployment: Deployment,
+    workload: Workload,
+    day: date,
+    batch: str,
+    job: str,
+    alone: ids.TenantId | None,
 ) -> Any:
     batch_prefix = s3_keys.batch_prefix(ids.workload_name(workload.name), day, batch)
     prefix = f"s3://{deployment.data_bucket}/{batch_prefix}"
@@ -238,10 +259,7 @@ def _job_request(
                 else {"TransformAmiVersion": workload.batch.ami_version}
             ),
         },
-        "Tags": [
-            {"Key": "tenantry:workload", "Value": workload.name},
-            {"Key": "tenantry:batch", "Value": batch},
-        ],
+        "Tags": _tags(workload, batch, alone),
     }
 
 

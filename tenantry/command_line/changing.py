@@ -81,6 +81,7 @@ def wind_down(
                 "endpoints": done.endpoints,
                 "configurations": done.configurations,
                 "models": done.models,
+                "roles": done.roles,
                 "objects": done.objects,
                 "rows": done.rows,
             }
@@ -89,7 +90,8 @@ def wind_down(
         invocation.say(
             f"{workload} is wound down: {len(done.cancelled)} requests cancelled, "
             f"{len(done.endpoints)} endpoints,"
-            f" {len(done.configurations)} configurations and {len(done.models)} models deleted"
+            f" {len(done.configurations)} configurations, {len(done.models)} models and"
+            f" {len(done.roles)} roles deleted"
             + (
                 f", {done.objects} objects and {done.rows} rows"
                 if delete_data

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
+from tenantry.aws.silo_roles import ensure_silo_role, usable
 from tenantry.errors import TenantryError
 from tenantry.hosting.route import Route
 from tenantry.hosting.safe_updates import deployment_config, forget_guard
@@ -113,14 +115,17 @@ def ensure_endpoint(
     if began is not None and described is not None and described["LastModifiedTime"] > began:
         return as_endpoint(wait_in_service(deployment, name, timeout=timeout), "unchanged")
     if described is None or described["EndpointConfigName"] != wanted_config:
+        role = None
+        if machines.tier == "silo":
+            role = ensure_silo_role(deployment, ids.workload_name(workload.name), machines.tenant)
         for model in (wanted.model, wanted.shadow):
             if model is not None:
-                create_once(client.create_model, model)
+                usable(role, partial(create_once, client.create_model, model))
         create_once(client.create_endpoint_config, wanted.config)
         if described is None:
             endpoint = {"EndpointName": name, "EndpointConfigName": wanted_config}
-            tags = {"Tags": list(wanted.tags)} if wanted.tags else {}
-            create_once(client.create_endpoint, {**endpoint, **tags})
+            tagged = {"Tags": list(wanted.tags)} if wanted.tags else {}
+            create_once(client.create_endpoint, {**endpoint, **tagged})
             change = "created"
         else:
             instances = sum(
@@ -134,6 +139,9 @@ def ensure_endpoint(
                 if shape.has_instances
                 else None
             )
+            if wanted.tags:  # UpdateEndpoint takes none; the endpoint may be from before they were
+                tags: Any = list(wanted.tags)
+                client.add_tags(ResourceArn=described["EndpointArn"], Tags=tags)
             try:
                 change = _update(deployment, name, wanted_config, timeout, guard)
                 wait_in_service(deployment, name, timeout=timeout)

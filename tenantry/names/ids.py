@@ -160,11 +160,26 @@ def upload_moment(version: Version) -> str:
     return version.partition("-")[0]
 
 
-def pack_id_of(members: list[str]) -> PackId:
-    """The id of a pack: the hash of its members, so that the same pack gets the same training
-    job."""
+def silo_digest(tenant: TenantId) -> str:
+    """Stands for a silo tenant in the names of what is its own. All digests have one length, so
+    that none begins with another, as ``acme-2`` does with ``acme``."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:16]
+
+
+def pack_id_of(members: list[str], alone: TenantId | None = None) -> PackId:
+    """The id of a pack: the hash of its members, so that the same pack gets the same training job.
+
+    The id of a silo tenant's pack leads with the tenant (``alone``): the tenant's execution role
+    reaches the objects of such packs and of no others.
+    """
     digest = hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()[:16]
-    return PackId(f"p-{digest}")
+    return PackId(f"p-{digest}" if alone is None else f"p-{silo_digest(alone)}-{digest}")
+
+
+def batch_name_of(members: list[str], alone: TenantId | None = None) -> str:
+    """The name of a batch, made in the same way: that of a silo tenant's leads with the tenant."""
+    digest = hashlib.sha256("\n".join(members).encode()).hexdigest()[:12]
+    return f"b-{digest}" if alone is None else f"b-{silo_digest(alone)}-{digest}"
 
 
 def question_id_of(

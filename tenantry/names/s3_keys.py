@@ -109,6 +109,11 @@ def job_output_prefix(workload: WorkloadName, pack: PackId) -> str:
     return f"jobs/{workload}/{pack}/output"
 
 
+def messages_prefix(workload: WorkloadName, pack: PackId) -> str:
+    """Above the Pipes messages of a pack's jobs."""
+    return f"pipes/{workload}/{pack}"
+
+
 def checkpoint_prefix(workload: WorkloadName, pack: PackId) -> str:
     """The prefix that a packed job's checkpoint folder is synced to."""
     return f"checkpoints/{workload}/{pack}"

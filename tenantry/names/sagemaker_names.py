@@ -17,6 +17,7 @@ from tenantry.names.ids import (
     Version,
     WorkloadName,
     question_id,
+    silo_digest,
     version_name,
 )
 from tenantry.names.tiers import Machines
@@ -76,8 +77,7 @@ def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: st
 def endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> str:
     """The endpoint on a silo tenant's own machines, or on those of a shared tier."""
     if machines.tier == "silo":
-        digest = hashlib.sha256(machines.tenant.encode()).hexdigest()[:16]
-        return _fitted(f"{prefix}-{workload}-silo-{digest}")
+        return _fitted(f"{prefix}-{workload}-silo-{silo_digest(machines.tenant)}")
     return _fitted(f"{prefix}-{workload}-{machines.tier}")
 
 
@@ -90,6 +90,20 @@ OF_A_WORKLOAD: Final = rf"(?:bridge|pool|silo-[0-9a-f]{{16}})(?:-(?:{'|'.join(EN
 def shaped_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines, end: str) -> str:
     """The endpoint there of a shape whose names end in one of ``ENDPOINT_ENDS``."""
     return _fitted(f"{endpoint_name(prefix, workload, machines)}-{end}")
+
+
+def silo_names_are_shortened(prefix: str, workload: WorkloadName) -> bool:
+    """Whether the name of an endpoint of a silo tenant may not tell what is before its end."""
+    longest = max(map(len, ENDPOINT_ENDS))
+    return len(f"{prefix}-{workload}-silo-{'0' * 16}-") + longest > _MAX_NAME
+
+
+def silo_role_name(endpoint: str, region: str) -> str:
+    """The name of a silo tenant's execution role; ``endpoint`` is its multi-model endpoint's.
+
+    A role's name holds in the whole account, so that two regions' roles need two names.
+    """
+    return _fitted(f"{endpoint}-{region}")
 
 
 def without_end(endpoint: str) -> str:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,6 +16,7 @@ from contracts.errors import MalformedDocumentError
 from contracts.outcomes import Outcome
 from tenantry.aws import objects
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
+from tenantry.aws.silo_roles import ensure_silo_role, usable
 from tenantry.models import artifacts
 from tenantry.models.first_results import hand_over
 from tenantry.models.registry import ModelVersion
@@ -186,7 +188,10 @@ class TrainingStage:
             NoCapacityYetError: SageMaker had no machine, or takes no further job.
         """
         at_work = self.at_work
+        name = ids.workload_name(at_work.workload.name)
+        messages = s3_keys.messages_prefix(name, at_work.pack)
         tenant = tasks[0].tenant if at_work.tier == "silo" else None
+        role = None if tenant is None else ensure_silo_role(at_work.deployment, name, tenant)
         ladder = jobs.Ladder(jobs.rungs(at_work.workload))
         while True:
             request = jobs.create_training_job_request(
@@ -203,7 +208,7 @@ class TrainingStage:
             failure: JobFailedError | None = None
             self._began = time.time_ns()
             try:
-                job = self.train(request, self._message)
+                job = usable(role, partial(self.train, request, messages, self._message))
                 at_work.report.info(
                     f"training job {job.name} is done" + (f": {job.took}" if job.took else "")
                 )

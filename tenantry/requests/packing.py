@@ -95,7 +95,8 @@ def plan_packs(
         # A request that comes back is due at another moment, so its next pack has another id and
         # another job.
         members = [f"{r.tenant}/{r.request}/{r.due.isoformat()}" for r in requests]
-        planned.append(PlannedPack(ids.pack_id_of(members), tier, tuple(requests)))
+        alone = requests[0].tenant if tier == "silo" else None
+        planned.append(PlannedPack(ids.pack_id_of(members, alone), tier, tuple(requests)))
     return planned
 
 

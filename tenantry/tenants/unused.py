@@ -1,4 +1,4 @@
-"""Endpoints that serve nobody any more, and the configurations and models that no endpoint has.
+"""Endpoints that serve nobody any more, and the configurations, models and roles without one.
 
 A silo tenant that moves to another tier leaves its endpoint behind, and an update leaves the
 configuration and the model before it. Endpoints cost money for each hour. All are removed once they
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from tenantry.aws.silo_roles import delete_silo_role, silo_role_name, silo_roles
 from tenantry.capacity.registration import deregister
 from tenantry.hosting import endpoints
 from tenantry.hosting.safe_updates import forget_guard
@@ -32,7 +33,7 @@ from tenantry.workloads.schema import Workload
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
-Kind = Literal["endpoint", "configuration", "model"]
+Kind = Literal["endpoint", "configuration", "model", "role"]
 _AT_REST: Final = frozenset({"InService", "OutOfService", "Failed"})
 """The statuses in which SageMaker deletes an endpoint; one that changes waits for the next look."""
 _MOST_NOTED: Final = 4000  # endpoints; an item of DynamoDB holds 400 KB
@@ -40,8 +41,8 @@ _MOST_NOTED: Final = 4000  # endpoints; an item of DynamoDB holds 400 KB
 
 @dataclass(frozen=True)
 class Unused:
-    """A resource in SageMaker that nothing needs; ``since`` is when that was first seen, or when a
-    configuration or a model was made."""
+    """A resource that nothing needs; ``since`` is when that was first seen, or when a
+    configuration, a model or a role was made."""
 
     kind: Kind
     name: str
@@ -93,14 +94,30 @@ def unused_parts(deployment: Deployment, workload: Workload) -> list[Unused]:
     return found
 
 
+def unused_roles(deployment: Deployment, workload: Workload) -> list[Unused]:
+    """The execution roles of silo tenants that have no endpoint of the workload any more, and will
+    need none. Where the names of endpoints had to be shortened, no role is told unused."""
+    name = ids.workload_name(workload.name)
+    if sagemaker_names.silo_names_are_shortened(deployment.prefix, name):
+        return []
+    homes = _used(deployment, workload) | _there(deployment, name).keys()
+    needed = {silo_role_name(deployment, sagemaker_names.without_end(one)) for one in homes}
+    return [
+        Unused("role", one.name, one.made)
+        for one in silo_roles(deployment, name)
+        if one.name not in needed
+    ]
+
+
 def remove_unused(
     deployment: Deployment, workload: Workload, now: datetime, *, after_days: float
 ) -> list[Unused]:
     """Remove what has been unused for so many days; returns that.
 
-    The configuration and the model of a removed endpoint go with the first look that finds them
-    old enough.
+    The configuration, the model and the role of a removed endpoint go with the first look that
+    finds them old enough.
     """
+    roles = unused_roles(deployment, workload)  # an endpoint that is removed now still has its role
     old = now - timedelta(days=after_days)
     removed = list[Unused]()
     statuses = _there(deployment, ids.workload_name(workload.name))
@@ -117,6 +134,10 @@ def remove_unused(
                 _delete(deployment.sagemaker.delete_endpoint_config, EndpointConfigName=one.name)
             else:
                 _delete(deployment.sagemaker.delete_model, ModelName=one.name)
+            removed.append(one)
+    for one in roles:
+        if one.since <= old:
+            delete_silo_role(deployment, one.name)
             removed.append(one)
     return removed
 

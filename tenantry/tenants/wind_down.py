@@ -15,6 +15,7 @@ from boto3.dynamodb.conditions import Attr
 from botocore.exceptions import ClientError
 
 from tenantry.aws.notices import Notice, tell_tenant
+from tenantry.aws.silo_roles import delete_silo_role, silo_roles
 from tenantry.aws.tables import PARTITION
 from tenantry.capacity.registration import deregister
 from tenantry.hosting import endpoints
@@ -120,6 +121,7 @@ class WoundDown:
     endpoints: list[str] = field(default_factory=list)
     configurations: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    roles: list[str] = field(default_factory=list)
     objects: int = 0
     rows: int = 0
 
@@ -127,8 +129,8 @@ class WoundDown:
 def wind_down(
     deployment: Deployment, workload: ids.WorkloadName, *, by: str, delete_data: bool
 ) -> WoundDown:
-    """Cancel a workload's open requests and delete its endpoints. A repeated call finishes an
-    interrupted one.
+    """Cancel a workload's open requests and delete its endpoints and its silo tenants' roles. A
+    repeated call finishes an interrupted one.
 
     Args:
         deployment: tables, buckets and endpoints.
@@ -155,6 +157,9 @@ def wind_down(
     for pack in sorted({row.pack for row in rows if row.pack is not None}):
         stop_job_of_pack(deployment, workload, pack)
     _delete_endpoints(deployment, workload, done)
+    for role in list(silo_roles(deployment, workload)):
+        delete_silo_role(deployment, role.name)
+        done.roles.append(role.name)
     if delete_data:
         _delete_objects(deployment, workload, done)
         _delete_rows(deployment, workload, done)

@@ -17,6 +17,7 @@ from contracts.limits import TASKS_BYTES
 from contracts.logs import log_environment
 from contracts.tasks import TASKS_FILE, ListedTask, TaskList
 from tenantry.aws import objects
+from tenantry.aws.silo_roles import silo_role_arn, tenant_tags
 from tenantry.hosting.endpoints import is_missing
 from tenantry.names import ids, s3_keys, sagemaker_names, tiers
 from tenantry.workloads.schema import Workload
@@ -255,7 +256,7 @@ def create_training_job_request(
         tier: the tier all its tasks belong to.
         pack: its id.
         instances: how many machines share its tasks.
-        tenant: the tenant, when the tier is silo: it stands in the job's tags.
+        tenant: the tenant, when the tier is silo: the job runs under its role and bears its tag.
         rung: the machines.
         number: of the job, among those of the pack.
     """
@@ -272,7 +273,9 @@ def create_training_job_request(
             "TrainingImage": deployment.image(workload.container, workload.image_tag),
             "TrainingInputMode": "File",
         },
-        "RoleArn": deployment.training_role,
+        "RoleArn": (
+            deployment.training_role if tenant is None else silo_role_arn(deployment, name, tenant)
+        ),
         "HyperParameters": dict(workload.training.hyperparameters),
         "InputDataConfig": [
             _channel("tasks", "S3Prefix", f"{bucket}/{s3_keys.job_file(name, pack, TASKS)}"),
@@ -302,7 +305,7 @@ def create_training_job_request(
         # "Warm pools cannot be used with spot instances": train-warm-pools.html, Considerations.
         request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = workload.training.keep_alive_seconds
     if tenant is not None:
-        tags.append({"Key": "tenant", "Value": tenant})
+        tags += tenant_tags(tenant)
     return request  # type: ignore[return-value]  # built as a plain dict; the client validates it
 
 

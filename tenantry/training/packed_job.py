@@ -21,10 +21,12 @@ class FinishedJob:
     took: str = ""
 
 
-Train = Callable[[Any, Callable[[Any], None]], FinishedJob]
+Train = Callable[[Any, str, Callable[[Any], None]], FinishedJob]
 """Runs a CreateTrainingJob request to its end, handing over each progress message as it comes.
-Raises ``JobFailedError`` when it does not complete, and ``NoCapacityYetError`` when SageMaker does
-not take it now."""
+
+The text is the prefix of the job's messages in the data bucket. Raises ``JobFailedError`` when the
+job does not complete, and ``NoCapacityYetError`` when SageMaker does not take it now.
+"""
 
 
 class JobFailedError(TenantryError, RuntimeError):

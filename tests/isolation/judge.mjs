@@ -1,5 +1,5 @@
 // Reads questions as JSON lines and answers each with a line: what IAM decides on requests under the policies they name.
-// {"policies": {name: document}, "requests": [{"principal", "action", "resource", "account", "context", "identity": [names], "attached": name}]}
+// {"policies": {name: document}, "requests": [{"principal", "action", "resource", "account", "context", "identity": [names], "attached": name, "boundary": name}]}
 import { createInterface } from 'node:readline'
 import { createValidatedPolicy, validateIdentityPolicy, validateResourcePolicy } from '@cloud-copilot/iam-policy'
 import { runSimulation, runUnsafeSimulation } from '@cloud-copilot/iam-simulate'
@@ -46,6 +46,9 @@ for await (const line of createInterface({ input: process.stdin })) {
       identityPolicies: request.identity.map((name) => ({ name, policy: policy(name, validateIdentityPolicy) })),
       serviceControlPolicies: [],
       resourceControlPolicies: [],
+      permissionBoundaryPolicies: request.boundary
+        ? [{ name: request.boundary, policy: policy(request.boundary, validateIdentityPolicy) }]
+        : undefined,
       resourcePolicy: request.attached ? policy(request.attached, validateResourcePolicy) : undefined,
     }
     const faults = [...checked.values()].flatMap(({ errors }) => errors)

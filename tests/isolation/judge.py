@@ -40,8 +40,8 @@ class CannotJudgeError(ValueError):
 class Request:
     """A call to AWS, as IAM sees it.
 
-    ``identity`` names the caller's policies. ``attached`` names the resource's policy or, for a
-    role, its trust policy.
+    ``identity`` names the caller's policies, and ``boundary`` its permissions boundary.
+    ``attached`` names the resource's policy or, for a role, its trust policy.
     """
 
     action: str
@@ -51,6 +51,7 @@ class Request:
     identity: tuple[str, ...]
     attached: str | None = None
     account: str = "123456789012"
+    boundary: str | None = None
 
 
 def installed() -> Path:
@@ -124,7 +125,7 @@ class Judge:
             names = {
                 name
                 for request in chunk
-                for name in (*request.identity, *filter(None, [request.attached]))
+                for name in (*request.identity, *filter(None, [request.attached, request.boundary]))
             }
             question = {
                 "policies": {name: policies[name] for name in names},

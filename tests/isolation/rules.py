@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tests.isolation.capacity_rules import CAPACITY, capacity_targets
 from tests.isolation.judge import Request
+from tests.isolation.silo_rules import MAKES_SILO_ROLES, SILO_ROLE, SILO_TAGS, silo_targets
 from tests.isolation.template import ACCOUNT, REGION, STACK, Template, as_list
 
 OWN, OTHER = "acme", "globex"
@@ -24,10 +25,12 @@ IDENTITIES: Final = (
     "ServingRole",
     "AsyncRole",
     "BatchRole",
+    "SiloPolicy",
     "TenantClientRole",
     "AppPolicy",
     "AsyncClientPolicy",
     "OrchestratorPolicy",
+    "SiloRolesPolicy",
     "OperatorPolicy",
     "WindDownPolicy",
 )
@@ -85,6 +88,8 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
         _CONTAINER,
         {"s3:GetObject s3:PutObject": "batches", "s3:ListBucket": "list:batches"},
     ],
+    "SiloPolicy": [_CONTAINER, SILO_ROLE],
+    "SiloRolesPolicy": [MAKES_SILO_ROLES],
     "TenantClientRole": [
         {
             "s3:GetObject": "predictions@own archive@own cache@own async@own question@own "
@@ -177,6 +182,9 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "application-autoscaling:DeregisterScalableTarget": "scalable-target",
             "cloudwatch:DeleteAlarms": "alarm@own",
             "sagemaker:ListEndpoints sagemaker:ListEndpointConfigs sagemaker:ListModels": "any",
+            "iam:DetachRolePolicy": "silo-role@policy",
+            "iam:DeleteRole": "silo-role",
+            "iam:ListRoles": "any",
         }
     ],
 }
@@ -385,6 +393,8 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         yield Target(
             "foreign", "nobody", template.arn(name), {"iam:PassedToService": "ec2.amazonaws.com"}
         )
+    of_silo = silo_targets(data, uploads, template.arn("SiloPolicy"))
+    yield from (Target(*found) for found in of_silo)
     another = f"arn:aws:iam::{ACCOUNT}:role/another"
     yield Target("foreign", "nobody", another, {"iam:PassedToService": "sagemaker.amazonaws.com"})
 
@@ -430,6 +440,8 @@ def asked(
 ) -> list[tuple[Request, bool]]:
     """Every action on every target of its service, with the expected decision."""
     tag = {"aws:PrincipalTag/tenant": own} if identity == "TenantClientRole" else {}
+    if identity == "SiloPolicy":
+        tag = dict(SILO_TAGS)
     names = policies_of(template, identity)
     made = []
     for target in targets(template, own, other):
@@ -547,63 +559,3 @@ def trusted(template: Template) -> Iterator[tuple[Request, bool]]:
                     and action == "sts:AssumeRole"
                 )
                 yield Request(action, arn, context, f"{service}.amazonaws.com", (), trust), may
-
-
-def attached(template: Template) -> Iterator[tuple[Request, bool]]:
-    """The requests that policies of buckets and queues decide besides the caller's own, with the
-    expected decisions."""
-    for bucket in template.named("AWS::S3::Bucket"):
-        for secure in ("true", "false"):
-            context = {"aws:SecureTransport": secure}
-            key = f"{template.arn(bucket)}/any/key"
-            yield (
-                Request(
-                    "s3:GetObject", key, context, APP, ("Administrator",), f"{ATTACHED}{bucket}"
-                ),
-                secure == "true",
-            )
-            yield Request("s3:GetObject", key, context, APP, (), f"{ATTACHED}{bucket}"), False
-            list_it = Request(
-                "s3:ListBucket",
-                template.arn(bucket),
-                context,
-                APP,
-                ("OrchestratorPolicy",),
-                f"{ATTACHED}{bucket}",
-            )
-            yield list_it, secure == "true"
-    tells = {
-        "UploadsQueue": ("s3", template.arn("UploadsBucket")),
-        "NoticesQueue": ("sns", template.arn("TenantsTopic")),
-        "AsyncFailuresQueue": ("sns", template.arn("AsyncErrorTopic")),
-    }
-    sources = [
-        ("s3", template.arn("UploadsBucket")),
-        ("s3", template.arn("DataBucket")),
-        ("s3", "arn:aws:s3:::another-bucket"),
-        *(("sns", template.arn(topic)) for topic in template.named("AWS::SNS::Topic")),
-        ("sns", f"arn:aws:sns:{REGION}:{STRANGER}:tenantry-tenants"),
-        ("events", template.arn("TenantsTopic")),
-    ]
-    for queue, teller in tells.items():
-        policy, arn = f"{ATTACHED}{queue}", template.arn(queue)
-        for service, source in [*sources, ("ec2", teller[1]), (teller[0], f"{teller[1]}-2")]:
-            for account in (ACCOUNT, STRANGER):
-                if service == "sns" and account == STRANGER:
-                    continue  # a topic's ARN has its account
-                context = {"aws:SourceArn": source, "aws:SourceAccount": account}
-                may = (service, source) == teller and account == ACCOUNT
-                for action in ("sqs:SendMessage", "sqs:ReceiveMessage"):
-                    asked = Request(action, arn, context, f"{service}.amazonaws.com", (), policy)
-                    yield asked, may and action == "sqs:SendMessage"
-        yield (
-            Request(
-                "sqs:SendMessage",
-                arn,
-                {},
-                f"arn:aws:iam::{STRANGER}:role/app",
-                ("Administrator",),
-                policy,
-            ),
-            False,
-        )

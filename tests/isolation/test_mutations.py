@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 
 from tests.isolation import rules
+from tests.isolation.attached_rules import attached
 from tests.isolation.judge import Judge, Request
 from tests.isolation.template import ACCOUNT, REGION, Template, as_list
 
@@ -21,6 +22,12 @@ _CLOUDWATCH: Final = f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}"
 SURVIVORS: Final = {
     "TenantClientRole/OwnModelsOnly allows all of sagemaker:InvokeEndpoint",
     "TenantClientRole/CountRequests allows all of cloudwatch:PutMetricData",  # cloudwatch:namespace
+    *(
+        f"SiloRolesPolicy/GiveThemTheirPolicy allows all of iam:{action}"  # iam:PolicyARN
+        for action in ("AttachRolePolicy", "DetachRolePolicy")
+    ),
+    "SiloRolesPolicy/HandThemToSageMaker allows all of iam:PassRole",  # iam:PassedToService
+    "SiloPolicy/Metrics allows all of cloudwatch:PutMetricData",  # the same
     "ContainerPolicy/Metrics allows all of cloudwatch:PutMetricData",  # the same
     "OperatorPolicy/CountWhatIsAsked allows all of cloudwatch:PutMetricData",  # the same
     "OrchestratorPolicy/HandRolesToSageMaker allows all of iam:PassRole",  # iam:PassedToService
@@ -222,9 +229,7 @@ def test_a_change_of_what_a_bucket_or_queue_allows_is_noticed(
     name: str, judge: Judge, template: Template
 ) -> None:
     policy = f"{rules.ATTACHED}{name}"
-    asked = [
-        (request, may) for request, may in rules.attached(template) if request.attached == policy
-    ]
+    asked = [(request, may) for request, may in attached(template) if request.attached == policy]
     assert survivors(judge, template, policy, asked) == []
 
 

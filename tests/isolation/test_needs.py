@@ -25,6 +25,7 @@ SERVICES: Final = {
     "logs": "logs",
     "cloudwatch": "cloudwatch",
     "auto_scaling": "application-autoscaling",
+    "iam": "iam",
     "sagemaker": "sagemaker",
     "runtime": "sagemaker-runtime",
 }
@@ -55,6 +56,18 @@ DAGSTERS: Final = ["orchestration", "assets", "resources", "pipes_sagemaker"] + 
 NOT_DAGSTERS: Final = {
     "cloudwatch:PutMetricData": "TenantClientRole",
     "dynamodb:Scan": "WindDownPolicy",
+    # Dagster's role has this policy too.
+    **dict.fromkeys(
+        (
+            "iam:AttachRolePolicy",
+            "iam:CreateRole",
+            "iam:DeleteRole",
+            "iam:DetachRolePolicy",
+            "iam:GetRole",
+            "iam:ListRoles",
+        ),
+        "SiloRolesPolicy",
+    ),
 }
 
 

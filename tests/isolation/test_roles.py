@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.isolation import rules
+from tests.isolation.attached_rules import attached
 from tests.isolation.judge import Judge, Request
 from tests.isolation.template import Template
 
@@ -62,4 +63,4 @@ def test_a_role_is_taken_on_by_whom_it_is_for_and_with_no_other_tag(
 def test_buckets_want_tls_and_queues_hear_their_own_bucket_or_topic_alone(
     judge: Judge, template: Template
 ) -> None:
-    assert not not_as_ruled(judge, template, list(rules.attached(template)))
+    assert not not_as_ruled(judge, template, list(attached(template)))

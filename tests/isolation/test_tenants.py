@@ -97,14 +97,15 @@ def an_id(kind: str, fallback: str, *names: str) -> Any:
 
 
 @st.composite
-def built_keys(draw: st.DrawFn, tenant: ids.TenantId, other: ids.TenantId) -> dict[str, str]:
-    """A key from each builder, for ``tenant``; every other part may have either tenant's name."""
+def built_keys(
+    draw: st.DrawFn, /, tenant: ids.TenantId, other: ids.TenantId, **fixed: Any
+) -> dict[str, str]:
+    """A key from each builder, for ``tenant``; every other part that is not ``fixed`` may have
+    either tenant's name."""
     names = (tenant, other)
     version, day = draw(an_id("version_name", "20260102t030405-1a2b3c4d", *names)), date(2026, 1, 2)
-    workload, pack = (
-        draw(an_id("workload_name", "energy", *names)),
-        draw(an_id("pack_id", "p-0123456789abcdef", *names)),
-    )
+    workload = fixed.get("workload") or draw(an_id("workload_name", "energy", *names))
+    pack = fixed.get("pack") or draw(an_id("pack_id", "p-0123456789abcdef", *names))
     question = draw(an_id("question_id", "0" * 32, *names))
     known: dict[str, Any] = {
         "tenant": tenant,
@@ -119,6 +120,7 @@ def built_keys(draw: st.DrawFn, tenant: ids.TenantId, other: ids.TenantId) -> di
         "attempt": 1,
         "endpoint": "tenantry-energy-bridge",
         "archive": s3_keys.checkpoint_archive(workload, pack, tenant, version),
+        **fixed,
     }
     made = {}
     for builder, function in builders():

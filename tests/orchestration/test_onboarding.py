@@ -15,6 +15,7 @@ from orchestration.launcher import PACK_TAG, runs_to_request
 from orchestration.private_dagster.chosen_partitions import asset_key
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
+from tenantry.aws.silo_roles import silo_role_arn
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
@@ -245,9 +246,10 @@ def test_a_person_materialises_one_tenants_artifact_alone(
     upload: Upload,
 ) -> None:
     acme = upload("acme", consumption["tenant-0"])
+    registry = ModelRegistry(deployment)
+    registry.set_tier(acme, ENERGY, "silo", by="the test")
     take_in(deployment, dagster_instance)
     onboard(deployment, dagster_instance, energy_at_once)
-    registry = ModelRegistry(deployment)
     champion = registry.champion(acme, ENERGY)
 
     job = defs.resolve_implicit_global_asset_job_def().get_subset(
@@ -264,6 +266,20 @@ def test_a_person_materialises_one_tenants_artifact_alone(
         "materialising the artifact alone does not serve it"
     )
     assert RequestQueue(deployment).of_tenant(ENERGY, acme)[-1].status == "registered"
+    # The launcher's job and the person's ran under the tenant's own role, and told of it where that
+    # role may write.
+    listed = deployment.sagemaker.list_training_jobs()["TrainingJobSummaries"]
+    jobs = [
+        deployment.sagemaker.describe_training_job(TrainingJobName=job["TrainingJobName"])
+        for job in listed
+    ]
+    own = silo_role_arn(deployment, ENERGY, acme)
+    assert [made["RoleArn"] for made in jobs] == [own, own]
+    for made in jobs:
+        pack = ids.pack_id(made["CheckpointConfig"]["S3Uri"].rpartition("/")[2])
+        assert pack.startswith(f"p-{ids.silo_digest(acme)}-")
+        told = s3_keys.messages_prefix(ENERGY, pack)
+        assert list(objects.keys_under(deployment.s3, deployment.data_bucket, f"{told}/"))
 
 
 def test_tonights_batch_predicts_for_everyone_with_a_model(

@@ -19,7 +19,9 @@ class Body(io.BytesIO):
         yield self.read()
 
 
-def break_calls(client: Any, operation: str, times: int, code: str, status: int) -> None:
+def break_calls(
+    client: Any, operation: str, times: int, code: str, status: int, message: str = "broken"
+) -> None:
     """Answer the first calls of an operation with an error, instead of the network."""
     left = threading.Semaphore(times)
 
@@ -27,10 +29,13 @@ def break_calls(client: Any, operation: str, times: int, code: str, status: int)
         if not left.acquire(blocking=False):
             return None
         service = client.meta.service_model.service_name
+        error = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         if service == "s3":
-            body = f"<Error><Code>{code}</Code><Message>broken</Message></Error>".encode()
+            body = error.encode()
+        elif service == "iam":
+            body = f"<ErrorResponse>{error}</ErrorResponse>".encode()
         else:
-            body = json.dumps({"__type": code, "message": "broken"}).encode()
+            body = json.dumps({"__type": code, "message": message}).encode()
         return AWSResponse(request.url, status, HTTPHeaders(), Body(body))
 
     client.meta.events.register(

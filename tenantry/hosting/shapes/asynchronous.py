@@ -62,13 +62,14 @@ class AsynchronousShape(Shape):
         model = self._model_request(
             endpoint,
             {
-                "ExecutionRoleArn": deployment.async_role,
+                "ExecutionRoleArn": wanted.execution_role(deployment.async_role),
                 "PrimaryContainer": {
                     "Image": wanted.image,
                     "Mode": "SingleModel",
                     "Environment": {**wanted.environment, variables.MODELS_URI: wanted.models_uri},
                 },
                 "EnableNetworkIsolation": False,
+                **wanted.model_tags,
             },
         )
         # A silo tenant's endpoint cannot write outside the tenant's prefix, not even if a request

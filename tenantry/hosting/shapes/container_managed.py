@@ -37,13 +37,14 @@ class ContainerManagedShape(RealTimeShape):
             endpoint,
             {
                 # The role of containers that fetch archives themselves.
-                "ExecutionRoleArn": wanted.deployment.async_role,
+                "ExecutionRoleArn": wanted.execution_role(wanted.deployment.async_role),
                 "PrimaryContainer": {
                     "Image": wanted.image,
                     "Mode": "SingleModel",
                     "Environment": {**wanted.environment, variables.MODELS_URI: wanted.models_uri},
                 },
                 "EnableNetworkIsolation": False,
+                **wanted.model_tags,
             },
         )
         variant = self._variant(wanted, model["ModelName"])

@@ -35,16 +35,17 @@ class MultiModelShape(RealTimeShape):
         model = self._model_request(
             endpoint,
             {
-                "ExecutionRoleArn": wanted.deployment.serving_role,
+                "ExecutionRoleArn": wanted.execution_role(wanted.deployment.serving_role),
                 **self._containers(wanted),
                 "EnableNetworkIsolation": False,
+                **wanted.model_tags,
             },
         )
         variant = self._variant(wanted, model["ModelName"])
         config = self._config_request(
             endpoint, {"ProductionVariants": [variant], "Tags": wanted.config_tags}
         )
-        return EndpointRequests(model, config)
+        return EndpointRequests(model, config, wanted.tenant_tags)
 
     def _containers(self, wanted: Wanted) -> dict[str, Any]:
         """CreateModel's members about containers."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from contracts import variables
 from contracts.logs import log_environment
+from tenantry.aws.silo_roles import silo_role_arn, tenant_tags
 from tenantry.hosting.route import Route
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Machines, Tier
@@ -123,14 +124,26 @@ class Wanted:
         return [
             {"Key": "tenantry:workload", "Value": self.workload.name},
             {"Key": "tenantry:tier", "Value": self.machines.tier},
+            *self.tenant_tags,
         ]
+
+    @property
+    def model_tags(self) -> dict[str, Any]:
+        """CreateModel's member about tags: a silo tenant's model has the configuration's."""
+        return {"Tags": self.config_tags} if self.tenant_tags else {}
 
     @property
     def tenant_tags(self) -> list[dict[str, str]]:
         """The tag by which IAM and the bill know a silo tenant's own resources; none for others."""
+        return tenant_tags(self.machines.tenant) if self.machines.tier == "silo" else []
+
+    def execution_role(self, shared: str) -> str:
+        """The role of the containers: a silo tenant's own, else ``shared``, the one for all tenants
+        of the shape's shared endpoints."""
         if self.machines.tier != "silo":
-            return []
-        return [{"Key": "tenantry:tenant", "Value": str(self.machines.tenant)}]
+            return shared
+        workload = ids.workload_name(self.workload.name)
+        return silo_role_arn(self.deployment, workload, self.machines.tenant)
 
 
 class Shape(ABC):

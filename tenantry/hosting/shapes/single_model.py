@@ -41,11 +41,10 @@ class SingleModelShape(RealTimeShape):
         if len(wanted.serves) != 1:
             raise ValueError(f"an endpoint of shape {self.name} serves one version; name it")
         endpoint, serves = self._endpoint(wanted), wanted.serves[0]
-        tags = [*wanted.config_tags, *wanted.tenant_tags]
         model = self._model_request(
             endpoint,
             {
-                "ExecutionRoleArn": wanted.deployment.serving_role,
+                "ExecutionRoleArn": wanted.execution_role(wanted.deployment.serving_role),
                 "PrimaryContainer": {
                     "Image": wanted.image,
                     "Mode": "SingleModel",
@@ -53,11 +52,11 @@ class SingleModelShape(RealTimeShape):
                     "Environment": {**wanted.environment, variables.VERSION: str(serves.version)},
                 },
                 "EnableNetworkIsolation": False,
-                "Tags": tags,
+                **wanted.model_tags,
             },
         )
         variant = self._variant(wanted, model["ModelName"])
-        content = {"ProductionVariants": [variant], "Tags": tags}
+        content = {"ProductionVariants": [variant], "Tags": wanted.config_tags}
         shadow, content = self._with_shadow(wanted, endpoint, model, content)
         config = self._config_request(endpoint, content)
         return EndpointRequests(model, config, wanted.tenant_tags, shadow)

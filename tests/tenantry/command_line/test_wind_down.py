@@ -12,6 +12,7 @@ from dagster import DagsterInstance, build_sensor_context
 from orchestration.definitions import defs
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
+from tenantry.aws.silo_roles import ensure_silo_role, silo_roles
 from tenantry.hosting.endpoints import describe_endpoint, ensure_endpoint
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.names import ids, s3_keys
@@ -61,6 +62,8 @@ def test_what_a_removed_workload_left_behind_is_told_and_taken_away_and_its_data
         ExecutionRoleArn=deployment.batch_role,
         PrimaryContainer={"Image": deployment.image("forecast", "0.1.0")},
     )
+    role = ensure_silo_role(deployment, ENERGY, ids.tenant_id("acme"))
+    others = ensure_silo_role(deployment, PORTRAITS, ids.tenant_id("acme"))
     kept = s3_keys.upload_manifest(ENERGY, ids.tenant_id("acme"), ids.upload_id("one"))
     objects.write_bytes(deployment.s3, deployment.uploads_bucket, kept, b"{}")
 
@@ -79,6 +82,8 @@ def test_what_a_removed_workload_left_behind_is_told_and_taken_away_and_its_data
         [endpoint.config],
         [model],
     )
+    assert done["roles"] == [role.name]
+    assert [one.name for one in silo_roles(deployment, PORTRAITS)] == [others.name]
     assert {now_of(queue, row).status for row in (waiting, training)} == {"cancelled"}
     assert now_of(queue, other).status == "pending"
     gone = describe_endpoint(deployment, endpoint.name)

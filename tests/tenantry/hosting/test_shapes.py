@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantry.aws.deployment import Deployment
+from tenantry.aws.silo_roles import silo_role_arn
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS, NotAsynchronousError
 from tenantry.hosting.shapes.catalogue import SHAPES, UnknownShapeError, shape_named, shapes_of
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
@@ -64,13 +65,13 @@ SILO = "silo-822b33ad87c148a0"
 @pytest.mark.parametrize(
     ("shape", "workload", "tier", "endpoint", "model", "config"),
     [
-        (MULTI_MODEL, PLAIN, "silo", f"energy-{SILO}", "ebca44d354", "f4ffba0dae"),
+        (MULTI_MODEL, PLAIN, "silo", f"energy-{SILO}", "ad50b357db", "94e5489f46"),
         (MULTI_MODEL, PLAIN, "bridge", "energy-bridge", "90de9b957a", "6b784eb26f"),
         (MULTI_MODEL, PLAIN, "pool", "energy-pool", "f2ce14448c", "0b8c7760b3"),
-        (MULTI_MODEL, FULL, "silo", f"portraits-{SILO}", "4f0983e673", "30489eef6b"),
+        (MULTI_MODEL, FULL, "silo", f"portraits-{SILO}", "dd84674413", "8f034becca"),
         (MULTI_MODEL, FULL, "bridge", "portraits-bridge", "e34b221906", "78dc17baa1"),
         (MULTI_MODEL, FULL, "pool", "portraits-pool", "22217d024e", "95a58af078"),
-        (ASYNCHRONOUS, FULL, "silo", f"portraits-{SILO}-async", "d6298e3c4b", "bd79f0ba63"),
+        (ASYNCHRONOUS, FULL, "silo", f"portraits-{SILO}-async", "cc1b1956d7", "6399d20a70"),
         (ASYNCHRONOUS, FULL, "bridge", "portraits-bridge-async", "30bce891e6", "4831fa8d07"),
         (ASYNCHRONOUS, FULL, "pool", "portraits-pool-async", "11fb1117a2", "ff511070cc"),
     ],
@@ -91,11 +92,19 @@ def test_models_and_configurations_keep_their_names(
 
 
 @pytest.mark.parametrize("tier", sorted(MULTI_MODEL.tiers | ASYNCHRONOUS.tiers))
-def test_only_a_silo_tenants_asynchronous_endpoint_bears_its_tag(tier: Tier) -> None:
-    machines = machines_of(tier, ACME)
-    own = [{"Key": "tenantry:tenant", "Value": "acme"}] if tier == "silo" else []
-    assert list(ASYNCHRONOUS.requests(SOMEWHERE, FULL, machines).tags) == own
-    assert list(MULTI_MODEL.requests(SOMEWHERE, FULL, machines).tags) == []
+def test_all_of_a_silo_tenant_bears_its_tag_and_runs_under_its_role(tier: Tier) -> None:
+    own = {"Key": "tenantry:tenant", "Value": "acme"}
+    roles = set()
+    for shape in SHAPES.values():
+        if tier not in shape.tiers or shape.name == "pipeline":
+            continue
+        serves = shape.route("one", ACME, VERSION)
+        made = shape.requests(SOMEWHERE, FULL, machines_of(tier, ACME), [serves])
+        for tags in (made.tags, made.config["Tags"], made.model.get("Tags", ())):
+            assert (own in tags) == (tier == "silo")
+        roles.add(made.model["ExecutionRoleArn"])
+    of_acme = silo_role_arn(SOMEWHERE, ids.workload_name("portraits"), ACME)
+    assert roles == ({of_acme} if tier == "silo" else {"serving-role", "async-role"})
 
 
 def test_a_workload_has_the_shapes_that_its_file_says() -> None:

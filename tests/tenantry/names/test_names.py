@@ -242,6 +242,10 @@ def test_names_are_valid_for_sagemaker_however_long_their_parts(
     names = [
         sagemaker_names.training_job_name(prefix, name, ids.pack_id_of(members)),
         sagemaker_names.training_job_name(prefix, name, ids.pack_id("p-" + "1" * 40)),
+        sagemaker_names.training_job_name(prefix, name, ids.pack_id_of(members, who)),
+        sagemaker_names.silo_role_name(  # IAM takes 64 characters
+            sagemaker_names.endpoint_name(prefix, name, Own(who)), "ap-southeast-1"
+        ),
         sagemaker_names.transform_job_name(prefix, name, date(2026, 1, 2), batch),
         sagemaker_names.endpoint_name(prefix, name, machines_of(tier, who)),
         sagemaker_names.shaped_endpoint_name(prefix, name, machines_of(tier, who), "async"),
@@ -252,6 +256,35 @@ def test_names_are_valid_for_sagemaker_however_long_their_parts(
     for made in names:
         assert SAGEMAKER_NAME.fullmatch(made), made
         assert made.startswith(f"{prefix}-")
+
+
+@given(prefix=PREFIXES, workload=WORKLOADS, tenant=TENANTS)
+@example("a" * 21, "w" * 7, "t")
+@example("a" * 21, "w" * 8, "t")
+def test_the_end_of_a_silo_endpoints_name_is_found_unless_the_name_was_shortened(
+    prefix: str, workload: str, tenant: str
+) -> None:
+    name, own = ids.workload_name(workload), Own(ids.tenant_id(tenant))
+    home = sagemaker_names.endpoint_name(prefix, name, own)
+    found = {
+        sagemaker_names.without_end(sagemaker_names.shaped_endpoint_name(prefix, name, own, end))
+        for end in sagemaker_names.ENDPOINT_ENDS
+    }
+    assert (found == {home}) != sagemaker_names.silo_names_are_shortened(prefix, name)
+
+
+@given(tenants=st.lists(TENANTS, min_size=2, max_size=2, unique=True), member=st.text())
+def test_a_silo_tenants_packs_and_batches_lead_with_it_alone(
+    tenants: list[str], member: str
+) -> None:
+    one, other = map(ids.tenant_id, tenants)
+    for named, first in ((ids.pack_id_of, "p"), (ids.batch_name_of, "b")):
+        leads = f"{first}-{ids.silo_digest(one)}-"
+        assert named([member], one).startswith(leads)
+        assert not named([member], other).startswith(leads)
+        assert not named([member]).startswith(leads)
+        assert ids.version_name(ids.batch_name_of([member], one))
+    assert ids.pack_id(ids.pack_id_of([member], one))
 
 
 def test_the_pattern_held_to_here_is_the_services_own() -> None:

@@ -62,7 +62,7 @@ def onboarded(
     told = {**outcome, "task": request, "tenant": ACME, "version": row.version}
     archive = s3_keys.checkpoint_archive(NAME, PACK, ACME, row.version)
 
-    def train(_: Any, on_message: Callable[[Any], None]) -> FinishedJob:
+    def train(_: Any, __: str, on_message: Callable[[Any], None]) -> FinishedJob:
         objects.write_bytes(deployment.s3, deployment.data_bucket, archive, b"of an earlier try")
         on_message({"event": "task_finished", "outcome": told})
         leave(archive, told)

@@ -106,7 +106,7 @@ def test_whoever_is_trained_goes_on_while_the_job_works_on_the_others(
     members = claimed(deployment, {ACME: READINGS, GLOBEX: READINGS})
     made = trained_forecasts[0]
 
-    def train(_: Any, on_message: Callable[[Any], None]) -> FinishedJob:
+    def train(_: Any, __: str, on_message: Callable[[Any], None]) -> FinishedJob:
         acme = members[ACME]
         left = s3_keys.checkpoint_archive(NAME, PACK, ACME, acme.version)
         told = {

@@ -227,6 +227,8 @@ NOWHERE = Deployment(
     async_role="a",
     batch_role="b",
     tenant_client_role="c",
+    silo_roles="arn:aws:iam::123456789012:role/tenantry/silo/eu-west-1",
+    silo_policy="s",
     image_repositories="123456789012.dkr.ecr.eu-west-1.amazonaws.com/tenantry",
 )
 
@@ -254,7 +256,9 @@ def test_the_request_for_a_job_is_one_sagemaker_takes_and_the_same_each_time(
     assert made["EnableInterContainerTrafficEncryption"] == (count > 1)
     tags = {tag["Key"]: tag["Value"] for tag in made["Tags"]}
     assert tags["tenantry:pack"] == PACK
-    assert tags.get("tenant") == tenant
+    assert tags.get("tenantry:tenant") == tenant
+    whose = "tenantry/silo/eu-west-1/energy/tenantry-energy-silo-" if tenant else "training"
+    assert made["RoleArn"].startswith(f"arn:aws:iam::123456789012:role/{whose}")
     # That member chains the caller's session tags. The caller has none, so the member would have no
     # effect.
     assert "SessionChainingConfig" not in made

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tenantry.aws import objects
+from tenantry.aws.silo_roles import ensure_silo_role, silo_role_arn, silo_roles
 from tenantry.hosting.endpoints import describe_endpoint, ensure_endpoint
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
@@ -53,12 +54,18 @@ def exists(world: World, name: str) -> bool:
     return found is not None and found["EndpointStatus"] != "Deleting"
 
 
+def roles(world: World) -> set[str]:
+    return {one.name for one in silo_roles(world.deployment, NAME)}
+
+
 def test_a_silo_tenant_that_moved_leaves_nothing_behind(world: World, silo: ids.TenantId) -> None:
     names = own(world, silo)
     assert not names & seen(world), "it is served there"
     world.crown(silo, 2, tier="bridge")
     assert names <= seen(world)
     assert not names & {one.name for one in removed(world, NOW + timedelta(days=6))}
+    other = world.tenant(tier="silo")
+    kept = ensure_silo_role(world.deployment, NAME, other).name
     assert names <= {one.name for one in removed(world, LATER)}
     assert not any(exists(world, name) for name in names)
     assert exists(world, world.endpoint), "the shared endpoint stays"
@@ -67,7 +74,11 @@ def test_a_silo_tenant_that_moved_leaves_nothing_behind(world: World, silo: ids.
         assert not list(
             objects.keys_under(world.deployment.s3, world.deployment.data_bucket, prefix)
         )
+    role = silo_role_arn(world.deployment, NAME, silo).rpartition("/")[2]
+    assert role in roles(world), "its endpoint had it until now"
     removed(world, LATER)
+    assert roles(world) >= {kept}
+    assert role not in roles(world)
     left = {one.name.rpartition("-")[0] for one in unused_parts(world.deployment, world.tiny)}
     assert not names & left, "configurations and models are gone, too"
     assert removed(world, LATER) == []
