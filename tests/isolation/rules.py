@@ -62,6 +62,7 @@ _CONTAINER: Final = {
         "log-group log-stream"
     ),
     "cloudwatch:PutMetricData": "metric:/aws/sagemaker/Endpoints metric:AWS/SageMaker",
+    "cloudwatch:DescribeAlarms": "alarm@own",
     "ecr:BatchCheckLayerAvailability ecr:BatchGetImage ecr:GetDownloadUrlForLayer": "repository",
     "ecr:GetAuthorizationToken": "any",
 }

@@ -13,7 +13,7 @@ from tenantry.aws.notices import Notice, tell_tenant
 from tenantry.hosting.endpoints import ensure_endpoint
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
-from tenantry.names import s3_keys
+from tenantry.names import ids, s3_keys
 from tenantry.names.tiers import Shared
 from tests.isolation import rules
 from tests.isolation.calls import as_requests, recorded
@@ -41,7 +41,16 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     objects.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
     tell_tenant(deployment, Notice("model_ready", NAME, tenant, "Your model is ready."))
     shown = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(shown) == 5
+    assert len(shown) == 6
+    first = ids.version_name("v1")
+    for key, content in (
+        (s3_keys.first_result(NAME, tenant, first, ids.file_name("00.png")), b"a picture"),
+        (
+            s3_keys.first_results_index(NAME, tenant, first),
+            b'{"format": 1, "files": [{"name": "00.png", "bytes": 9}]}',
+        ),
+    ):
+        objects.write_bytes(deployment.s3, deployment.data_bucket, key, content)
     names: dict[str, Any] = {
         "content": b"customer_id,timestamp,consumption\n",
         "archive": b"of a model",
@@ -61,6 +70,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
             client.wait(client.submit({"add": 2, "seed": 7}), 60)
             client.submit({"add": 2, "seed": 7})
             assert client.predictions(date(2026, 1, 2)) == [{"mean": 1}]
+            assert names["first_results"](client, first) == [b"a picture"]
         with names["client_of"](parked, parking(world.tiny)) as client:
             request = {"add": 2, "seed": 7, "wait_for": str(hold)}
             ticket = names["answer_or_ticket"](client, request, 0.0)
