@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.environments import python_of
+from tests.clients.aws_cli import Cli
 from tests.local_sagemaker.conftest import (
     ECHO,
     RECORDER,
@@ -23,53 +21,6 @@ from tests.local_sagemaker.conftest import (
     unique,
     wait_for,
 )
-
-
-class Cli:
-    """The CLI in a separate process."""
-
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        driver = Path(__file__).with_name("aws_cli_driver.py")
-        self.folder = folder
-        self._process = subprocess.Popen(
-            [str(python_of("awscli")), str(driver)],
-            env={**os.environ, **environment},
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, command: str, **options: Any) -> tuple[int, str, str]:
-        """`aws {command} --option value`; its status, output and errors. Objects and lists are
-        written as JSON, True as a flag."""
-        arguments = command.split()
-        for name, value in options.items():
-            arguments.append(f"--{name.replace('_', '-')}")
-            if value is not True:
-                arguments.append(value if isinstance(value, str) else json.dumps(value))
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(arguments) + "\n")
-        self._process.stdin.flush()
-        status, output, errors = json.loads(self._process.stdout.readline())
-        return status, output, errors
-
-    def __call__(self, command: str, **options: Any) -> Any:
-        """The answer of a successful command."""
-        status, output, errors = self.run(f"sagemaker {command}", **options)
-        assert status == 0, errors
-        return json.loads(output) if output else None
-
-    def refused(self, command: str, **options: Any) -> str:
-        """The message of a failing command."""
-        status, _, errors = self.run(f"sagemaker {command}", **options)
-        assert status == 254 or status == 255, (status, errors)
-        return errors
-
-    def close(self) -> None:
-        with self._process:  # closes its pipes, which ends it, and waits
-            pass
 
 
 @pytest.fixture
