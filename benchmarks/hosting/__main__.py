@@ -28,6 +28,7 @@ dated table. The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -40,7 +41,7 @@ from typing import Any, Final
 
 import yaml
 
-from benchmarks.hosting import instances
+from benchmarks.hosting import instances, picture
 from benchmarks.hosting.load import Answers, Traffic
 from benchmarks.hosting.measured import TIERS, Billed, Measured, Site, measure
 from benchmarks.hosting.products import PRODUCTS, Product
@@ -123,9 +124,14 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="hosting-") as scratch:
         file = Path(scratch) / "prices.yaml"
         file.write_text(yaml.safe_dump(prices))
-        arguments = ("--prices", str(file), "--region", REGION, "--serverless-setup-seed", "7")
-        arguments += ("--instance-quota", "100")
-        with running(Path(scratch) / "cloud", ROOT / "containers", arguments) as cloud:
+        arguments = {
+            "--prices": str(file),
+            "--region": REGION,
+            "--serverless-setup-seed": "7",
+            "--instance-quota": "100",
+        }
+        flat = tuple(itertools.chain.from_iterable(arguments.items()))
+        with running(Path(scratch) / "cloud", ROOT / "containers", flat) as cloud:
             os.environ.update(cloud.environment)
             deploy()
             deployment = Deployment.from_stack()
@@ -210,6 +216,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=2.0, help="requests a second, in all")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measured window")
     parser.add_argument("--quick", action="store_true", help="3 tenants for a few seconds each")
+    parser.add_argument("--picture", type=Path, help="draw cost against latency into this PNG")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, terminated)
     count, seconds, pairs = options.tenants, options.seconds, 20
@@ -220,6 +227,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hosting-models-") as scratch:
         product = PRODUCTS[name](Path(scratch))
     report = compare(product, options.shapes, count, options.rate, seconds, pairs)
+    if options.picture is not None:
+        title = f"{count} tenants of {name}, {options.rate:g} requests a second in all"
+        picture.draw(report["shapes"], title, options.picture)
     print(json.dumps({**report, "seconds": round(time.perf_counter() - began, 1)}))
     return 0
 

@@ -6,6 +6,7 @@ counts in full.
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -40,12 +41,7 @@ class Traffic:
 
     def within(self, seconds: float) -> list[tuple[float, ids.TenantId]]:
         """The calls of the first `seconds`."""
-        found = []
-        for moment, tenant in self.calls():
-            if moment > seconds:
-                return found
-            found.append((moment, tenant))
-        return found
+        return list(itertools.takewhile(lambda call: call[0] <= seconds, self.calls()))
 
 
 @dataclass

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import time
 import urllib.request
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -261,7 +261,7 @@ class Site:
         found: list[Billed] = []
         yield lambda: found[0]
         after, seconds = self._bill(), time.perf_counter() - since
-        quantities, cost, free = Counter[str](), 0.0, set[str]()
+        quantities, cost, free = defaultdict[str, float](float), 0.0, set[str]()
         known = {(one.what, one.kind, one.resource): one for one in before.lines}
         for line in after.lines:
             old = known.get((line.what, line.kind, line.resource))
