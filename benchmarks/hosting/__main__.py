@@ -191,7 +191,8 @@ def of_many(
         "simulated": {
             "warm_p50_ms": round(1000 * statistics.median(many.warm), 1),
             "cold_p50_ms": round(1000 * statistics.median(many.cold), 1),
-            "pairs": len(many.warm),
+            "warm_ms": [round(1000 * one, 1) for one in many.warm],
+            "cold_ms": [round(1000 * one, 1) for one in many.cold],
             "shared_instances_at_equal_p95": shared,
             "shared_instances_by_busy_instances": {
                 str(busy): queues.shared_instances(busy / work, count) for busy in ERLANGS

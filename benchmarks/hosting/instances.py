@@ -8,6 +8,7 @@ several instances form one queue. This is careful towards shared instances: the 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +21,8 @@ REQUESTS: Final = 20_000
 FLEET: Final = 20
 """Instances of the fleet for 10 tenants that the one for 10,000 is compared with: so many that one
 more is not a large share."""
+ALIKE: Final = 1.01
+"""The ratio up to which two p95 are equal; no measurement tells less apart."""
 PATIENCE: Final = 2.0
 """The p95 that both of these fleets must keep, as a multiple of a warm request's median."""
 
@@ -62,8 +65,8 @@ class Simulation:
         return gaps, np.quantile(self.warm, places), np.quantile(self.cold, places)
 
     def shared_instances(self, rate: float, tenants: int) -> int:
-        """The fewest shared instances whose p95 is no worse than that of an instance for each
-        tenant, at `rate` requests a second in all.
+        """The fewest shared instances whose p95 is, within `ALIKE`, no worse than that of an
+        instance for each tenant, at `rate` requests a second in all.
 
         There are at most `tenants`: one queue before them is never slower than one before each.
         """
@@ -73,7 +76,7 @@ class Simulation:
         own = np.concatenate(
             [latencies(arrivals[whose == one], warm[whose == one], 1) for one in range(tenants)]
         )
-        goal = p95(own)
+        goal = ALIKE * p95(own)
         for instances in range(1, tenants):
             if p95(latencies(arrivals, warm, instances)) <= goal:
                 return instances
@@ -85,15 +88,23 @@ class Simulation:
         if no number of them does."""
         gaps, warm, cold = self._drawn()
         goal = PATIENCE * float(np.median(warm))
-        rates = np.linspace(0.3, 0.99, 70) * FLEET / float(warm.mean())
-        kept = [
-            rate for rate in rates if p95(latencies(np.cumsum(gaps) / rate, warm, FLEET)) <= goal
-        ]
+        moments = np.cumsum(gaps)
+
+        def rate(share: int) -> float:
+            """Requests a second that keep so many hundredths of the fleet busy."""
+            return share / 100 * FLEET / float(warm.mean())
+
+        shares = range(1, 100)
+        kept = bisect_left(
+            shares,
+            True,
+            key=lambda share: p95(latencies(moments / rate(share), warm, FLEET)) > goal,
+        )
         if not kept:
             return 0.0, None
-        rate = float(max(kept))
-        arrivals = np.cumsum(gaps) / rate
-        for instances in range(FLEET, 10 * FLEET + 1):
-            if p95(latencies(arrivals, cold, instances)) <= goal:
-                return rate, instances
-        return rate, None
+        found = rate(shares[kept - 1])
+        counts = range(FLEET, 10 * FLEET + 1)
+        enough = bisect_left(
+            counts, True, key=lambda count: p95(latencies(moments / found, cold, count)) <= goal
+        )
+        return found, counts[enough] if enough < len(counts) else None

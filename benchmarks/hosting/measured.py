@@ -257,10 +257,10 @@ class Site:
     @contextmanager
     def billing(self) -> Iterator[Callable[[], Billed]]:
         """The bill of a block, for after it."""
-        before, since = self._bill(), time.perf_counter()
+        before, since = self._bill()
         found: list[Billed] = []
         yield lambda: found[0]
-        after, seconds = self._bill(), time.perf_counter() - since
+        after, until = self._bill()
         quantities, cost, free = defaultdict[str, float](float), 0.0, set[str]()
         known = {(one.what, one.kind, one.resource): one for one in before.lines}
         for line in after.lines:
@@ -273,12 +273,15 @@ class Site:
                 free.add(line.what)
             else:
                 cost += line.cost - ((old.cost or 0.0) if old else 0.0)
-        found.append(Billed(seconds, cost, dict(quantities), tuple(sorted(free))))
+        found.append(Billed(until - since, cost, dict(quantities), tuple(sorted(free))))
 
-    def _bill(self) -> Bill:
+    def _bill(self) -> tuple[Bill, float]:
+        """The bill, and the moment in the middle of the call that reads it."""
+        began = time.perf_counter()
         # A loopback address made here.
         with urllib.request.urlopen(f"{self._url}/_local/bill", timeout=60) as answer:  # noqa: S310
-            return Bill.model_validate_json(answer.read())
+            content = answer.read()
+        return Bill.model_validate_json(content), (began + time.perf_counter()) / 2
 
     def take_down(self) -> None:
         """Delete endpoints, models and rows, and wait until no endpoint is left."""

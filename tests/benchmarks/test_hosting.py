@@ -20,7 +20,8 @@ COMMAND = (sys.executable, "-m", "benchmarks.hosting")
 
 def test_two_shapes_are_billed_and_lose_no_request_while_they_are_updated(tmp_path: Path) -> None:
     picture = tmp_path / "shapes.png"
-    arguments = ("--quick", "--tenants", "2", "--shapes", "single_model", "multi_model")
+    shapes = ("--shapes", "single_model", "multi_model")
+    arguments = ("--quick", "--tenants", "2", "--rate", "5", *shapes)
     done = subprocess.run(
         [*COMMAND, *arguments, "--picture", str(picture)],
         cwd=ROOT,
