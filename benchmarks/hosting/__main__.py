@@ -102,6 +102,8 @@ def row(found: Measured, count: int) -> dict[str, Any]:
         "p95_ms": window.percentile_ms(95),
         "p99_ms": window.percentile_ms(99),
         "cold_starts": found.cold_starts,
+        "containers": found.containers[0],
+        "containers_gib": found.containers[1],
         "first_request_p50_ms": round(statistics.median(found.first_ms), 1),
         "seconds_to_service": round(found.deploy_seconds, 1),
         "update_seconds": round(found.update_seconds, 1),

@@ -9,10 +9,12 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+
+import psutil
 
 from benchmarks.hosting.load import Answers, Load, Traffic, answered_further
 from benchmarks.hosting.products import Product
@@ -73,13 +75,15 @@ class Billed:
 
 @dataclass
 class Measured:
-    """The figures of one shape; `cold_starts` are counted by the local cloud's metrics."""
+    """The figures of one shape. `cold_starts` are counted by the local cloud's metrics.
+    `containers` are their number and their memory, in GiB."""
 
     deploy_seconds: float = 0.0
     first_ms: list[float] = field(default_factory=list)
     window: Answers = field(default_factory=Answers)
     billed: Billed = field(default_factory=lambda: Billed(1.0, 0.0, {}, ()))
     cold_starts: dict[str, int] = field(default_factory=dict)
+    containers: tuple[int, float] = (0, 0.0)
     update_seconds: float = 0.0
     during_update: Answers = field(default_factory=Answers)
 
@@ -254,6 +258,15 @@ class Site:
         """Loads of models, or starts of environments, that requests have waited for so far."""
         return self.metric(COLD_STARTS[self.shape]) if self.shape in COLD_STARTS else 0
 
+    def containers(self) -> tuple[int, float]:
+        """The running containers and their resident memory in GiB."""
+        command, held = f"{self.workload.serving_container}/serve", list[int]()
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if any(word.endswith(command) for word in process.cmdline()):
+                    held.append(process.memory_info().rss)
+        return len(held), round(sum(held) / 1024**3, 2)
+
     @contextmanager
     def billing(self) -> Iterator[Callable[[], Billed]]:
         """The bill of a block, for after it."""
@@ -320,6 +333,7 @@ def measure(
         found.cold_starts["first requests"] = site.cold_starts()
         found.window, found.billed = site.under_load(traffic, seconds)
         found.cold_starts["under load"] = site.cold_starts() - sum(found.cold_starts.values())
+        found.containers = site.containers()
         if between is not None:
             between(site)
         before = site.cold_starts()

@@ -37,6 +37,7 @@ def test_two_shapes_are_billed_and_lose_no_request_while_they_are_updated(tmp_pa
     assert report["multi_model_cost_10000_over_2"] == pytest.approx(1, rel=0.2)
     single, multi = (report["shapes"][name] for name in ("single_model", "multi_model"))
     assert single["requests"] == multi["requests"] > 0
+    assert (single["containers"], multi["containers"]) == (2, 1)
     assert single["requests_during_update"] > 0
     assert multi["cold_starts"]["first requests"] == 2
     assert single["without_price"] == ["requests"]
