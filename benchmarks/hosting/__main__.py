@@ -3,7 +3,8 @@ multi-model, direct multi-container and serverless endpoints.
 
 `python -m benchmarks.hosting` really runs on the local cloud, for each shape:
 
-- endpoints for 10 tenants, brought into service by the product;
+- endpoints for 10 tenants, brought into service by the product; for 4 in the shapes with a
+  container for each tenant and one bill for all, where more change the bill little (`--few`);
 - each tenant's first request, then Poisson traffic of all tenants, evenly, through `TenantClient`;
 - the local cloud's own bill (`GET /_local/bill`) of that time, and the cold starts it counted;
 - a new version of one model with another setting of its container, registered as a run of the
@@ -13,10 +14,11 @@ The multi-model endpoint then gets as much traffic of 10,000 tenants, one instan
 memory for 32 models. Only tenants that the traffic asks have an archive. So nearly every request
 loads its model, which is the worst case.
 
-Two figures are the meter's arithmetic on real times of single requests, by the simulation of queues
-in `instances.py`: the shared instances whose p95 is no worse than that of an endpoint for each
-tenant; and the fleet for 10,000 tenants beside one of 20 instances for 10. They multiply instances
-by one price, and leave out data, which cost the same in any shape. The price cancels in both.
+The figures at equal p95 are arithmetic on real times of single requests, by the simulation of
+queues in `instances.py`. One is the shared instances whose p95 is no worse than that of an endpoint
+for each tenant. The other is the fleet for 10,000 tenants beside one of 20 instances for 10. Both
+multiply instances by one price, which cancels. They leave out data, which cost the same in any
+shape.
 
 All processes share this machine's cores. On AWS each instance has its own, so latencies of many
 endpoints, and cold starts of several at once, are longer here.
@@ -53,6 +55,9 @@ from tenantry.names import ids
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 MANY: Final = 10_000
+FEW: Final = ("multi_container", "serverless")
+"""The shapes that have a container for each tenant and one price for all of them: more tenants at
+the same traffic change their bill little, and cost this machine a start each."""
 ERLANGS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Traffic for the table of instances: the instances that it would keep busy."""
 
@@ -115,7 +120,7 @@ def row(found: Measured, count: int) -> dict[str, Any]:
 
 
 def compare(
-    product: Product, shapes: list[str], count: int, rate: float, seconds: float, pairs: int
+    product: Product, counts: dict[str, int], rate: float, seconds: float, pairs: int
 ) -> dict[str, Any]:
     """Measure the shapes one after another, and put the report together."""
     served = product.workload().serving
@@ -137,7 +142,7 @@ def compare(
             os.environ.update(cloud.environment)
             deploy()
             deployment = Deployment.from_stack()
-            for shape in shapes:
+            for shape, count in counts.items():
                 site = Site(deployment, cloud.sagemaker_url, product, shape, tenants(0, count))
                 further = many if shape == "multi_model" else None
                 found = measure(site, rate, seconds, further)
@@ -147,7 +152,6 @@ def compare(
     report: dict[str, Any] = {
         "benchmark": "hosting",
         "product": product.name,
-        "tenants": count,
         "requests_a_second": rate,
         "prices": prices,
         "shapes": rows,
@@ -155,7 +159,7 @@ def compare(
         "failures": failures[:5],
     }
     if "multi_model" in rows:
-        report |= of_many(many, rows, count, rate)
+        report |= of_many(many, rows, counts["multi_model"], rate)
     return report
 
 
@@ -164,10 +168,11 @@ def of_many(
 ) -> dict[str, Any]:
     """What follows from the multi-model endpoint's figures."""
     multi = rows["multi_model"]
-    queues = instances.Simulation(many.warm, many.cold)
+    work = statistics.median(many.warm)
+    extra = statistics.median(cold - warm for warm, cold in zip(many.warm, many.cold, strict=True))
+    queues = instances.Simulation(work, work + max(0.0, extra))
     shared = queues.shared_instances(rate, count)
     fleet_rate, fleet = queues.fleets()
-    work = statistics.mean(many.warm)
     single = rows.get("single_model")
     return {
         f"single_over_multi_model_cost_at_{count}": (
@@ -191,8 +196,8 @@ def of_many(
             "usd_per_hour": round(many.billed.usd_per_hour, 5),
         },
         "simulated": {
-            "warm_p50_ms": round(1000 * statistics.median(many.warm), 1),
-            "cold_p50_ms": round(1000 * statistics.median(many.cold), 1),
+            "warm_request_ms": round(1000 * queues.warm, 1),
+            "cold_request_ms": round(1000 * queues.cold, 1),
             "warm_ms": [round(1000 * one, 1) for one in many.warm],
             "cold_ms": [round(1000 * one, 1) for one in many.cold],
             "shared_instances_at_equal_p95": shared,
@@ -215,9 +220,10 @@ def main() -> int:
     )
     parser.add_argument("--product", choices=PRODUCTS, help="portraits; energy with --quick")
     parser.add_argument("--tenants", type=int, default=10)
+    parser.add_argument("--few", type=int, default=4, help=f"tenants of {', '.join(FEW)}")
     parser.add_argument("--shapes", nargs="+", choices=TIERS, default=list(TIERS))
-    parser.add_argument("--rate", type=float, default=2.0, help="requests a second, in all")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measured window")
+    parser.add_argument("--rate", type=float, default=1.0, help="requests a second, in all")
+    parser.add_argument("--seconds", type=float, default=25.0, help="of each measured window")
     parser.add_argument("--quick", action="store_true", help="3 tenants for a few seconds each")
     parser.add_argument("--picture", type=Path, help="draw cost against latency into this PNG")
     options = parser.parse_args()
@@ -229,9 +235,11 @@ def main() -> int:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hosting-models-") as scratch:
         product = PRODUCTS[name](Path(scratch))
-    report = compare(product, options.shapes, count, options.rate, seconds, pairs)
+    few = min(count, options.few)
+    counts = {shape: few if shape in FEW else count for shape in options.shapes}
+    report = compare(product, counts, options.rate, seconds, pairs)
     if options.picture is not None:
-        title = f"{count} tenants of {name}, {options.rate:g} requests a second in all"
+        title = f"{name}: {options.rate:g} requests a second in all, on shared cores"
         picture.draw(report["shapes"], title, options.picture)
     print(json.dumps({**report, "seconds": round(time.perf_counter() - began, 1)}))
     return 0

@@ -1,4 +1,4 @@
-"""How many instances give an equal p95, by simulating queues with measured service times.
+"""How many instances give an equal p95, by simulating queues with measured times of requests.
 
 An instance answers one request at a time, first come, first served; requests that wait for any of
 several instances form one queue. This is careful towards shared instances: the real container of
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +23,7 @@ more is not a large share."""
 ALIKE: Final = 1.01
 """The ratio up to which two p95 are equal; no measurement tells less apart."""
 PATIENCE: Final = 2.0
-"""The p95 that both of these fleets must keep, as a multiple of a warm request's median."""
+"""The p95 that both of these fleets must keep, as a multiple of a warm request's time."""
 
 
 def latencies(arrivals: Floats, service: Floats, instances: int) -> Floats:
@@ -47,22 +46,19 @@ def p95(values: Floats) -> float:
 
 @dataclass(frozen=True)
 class Simulation:
-    """Requests at random moments, whose service takes as long as measured ones did.
+    """Requests by Poisson's law. `warm` and `cold` are the seconds of one whose model is loaded, or
+    is not.
 
-    `warm` and `cold` are measured seconds of requests whose model was loaded, or was not. A warm
-    and a cold request of the same place are drawn at the same quantile, so that the two differ by
-    the load alone.
+    All of a kind take the same time, as in `benchmarks.capacity.simulator`: how much single
+    requests differ on a machine that others use says nothing of an instance.
     """
 
-    warm: Sequence[float]
-    cold: Sequence[float]
+    warm: float
+    cold: float
     seed: int = 7
 
-    def _drawn(self) -> tuple[Floats, Floats, Floats]:
-        """Gaps between arrivals at one request a second, and service times, warm and cold."""
-        draw = np.random.default_rng(self.seed)
-        gaps, places = draw.exponential(1.0, REQUESTS), draw.random(REQUESTS)
-        return gaps, np.quantile(self.warm, places), np.quantile(self.cold, places)
+    def _moments(self, rate: float) -> Floats:
+        return np.cumsum(np.random.default_rng(self.seed).exponential(1 / rate, REQUESTS))
 
     def shared_instances(self, rate: float, tenants: int) -> int:
         """The fewest shared instances whose p95 is, within `ALIKE`, no worse than that of an
@@ -70,8 +66,7 @@ class Simulation:
 
         There are at most `tenants`: one queue before them is never slower than one before each.
         """
-        gaps, warm, _ = self._drawn()
-        arrivals = np.cumsum(gaps) / rate
+        arrivals, warm = self._moments(rate), np.full(REQUESTS, self.warm)
         whose = np.random.default_rng(self.seed + 1).integers(0, tenants, REQUESTS)
         own = np.concatenate(
             [latencies(arrivals[whose == one], warm[whose == one], 1) for one in range(tenants)]
@@ -83,28 +78,26 @@ class Simulation:
         return tenants
 
     def fleets(self) -> tuple[float, int | None]:
-        """Requests a second that `FLEET` instances answer warm with a p95 of `PATIENCE` medians;
-        and the fewest instances that keep this p95 when every request loads its model first, None
-        if no number of them does."""
-        gaps, warm, cold = self._drawn()
-        goal = PATIENCE * float(np.median(warm))
-        moments = np.cumsum(gaps)
+        """Requests a second that `FLEET` instances answer, all warm, with a p95 of `PATIENCE` times
+        `warm`; and the fewest instances that keep this p95 when every request loads its model
+        first, None if no number of them does."""
+        goal = PATIENCE * self.warm
+        warm, cold = (np.full(REQUESTS, one) for one in (self.warm, self.cold))
 
         def rate(share: int) -> float:
             """Requests a second that keep so many hundredths of the fleet busy."""
-            return share / 100 * FLEET / float(warm.mean())
+            return share / 100 * FLEET / self.warm
 
         shares = range(1, 100)
         kept = bisect_left(
             shares,
             True,
-            key=lambda share: p95(latencies(moments / rate(share), warm, FLEET)) > goal,
+            key=lambda share: p95(latencies(self._moments(rate(share)), warm, FLEET)) > goal,
         )
-        if not kept:
-            return 0.0, None
         found = rate(shares[kept - 1])
+        moments = self._moments(found)
         counts = range(FLEET, 10 * FLEET + 1)
         enough = bisect_left(
-            counts, True, key=lambda count: p95(latencies(moments / found, cold, count)) <= goal
+            counts, True, key=lambda count: p95(latencies(moments, cold, count)) <= goal
         )
         return found, counts[enough] if enough < len(counts) else None

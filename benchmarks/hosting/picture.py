@@ -41,13 +41,15 @@ def draw(rows: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
     canvas.text((LEFT, 34), "USD an hour", fill="black", font=font)
     said = "latency in ms: a line from p50 to p99, a dot at p95"
     canvas.text((RIGHT, LOWER + 26), said, fill="black", font=font, anchor="rt")
-    for name, row in shown.items():
+    for place, (name, row) in enumerate(shown.items()):
         height, colour = down(row["usd_per_hour"]), COLOURS[name]
         ends = (across(row["p50_ms"]), height, across(row["p99_ms"]), height)
         canvas.line(ends, fill=colour, width=4)
         middle = across(row["p95_ms"])
         canvas.ellipse((middle - 6, height - 6, middle + 6, height + 6), fill=colour)
-        canvas.text((ends[0], height - 8), name, fill=colour, font=font, anchor="ls")
+        # Every other name stands below its line: two shapes may cost the same.
+        above, anchor = (8, "ls") if place % 2 else (-8, "lt")
+        canvas.text((ends[0], height - above), name, fill=colour, font=font, anchor=anchor)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, optimize=True)
 

@@ -68,21 +68,21 @@ def test_another_instance_makes_no_request_later(
 
 
 def test_shared_instances_are_as_quick_as_an_instance_for_each_tenant() -> None:
-    simulation = Simulation(warm=[0.1, 0.12, 0.15], cold=[0.11, 0.13, 0.16])
+    simulation = Simulation(warm=0.1, cold=0.11)
     assert simulation.shared_instances(0.1, 10) == 1
     busy = simulation.shared_instances(50.0, 10)
     assert 5 < busy <= 10
 
 
 def test_a_fleet_that_loads_each_model_first_needs_more_instances() -> None:
-    rate, alike = Simulation(warm=[0.1, 0.12], cold=[0.1, 0.12]).fleets()
+    rate, alike = Simulation(warm=0.1, cold=0.1).fleets()
     assert rate > 0
     assert alike == FLEET
-    _, slower = Simulation(warm=[0.1, 0.12], cold=[0.11, 0.132]).fleets()
+    _, slower = Simulation(warm=0.1, cold=0.11).fleets()
     assert slower is not None
     assert FLEET < slower <= 1.25 * FLEET
 
 
 def test_loads_that_outlast_the_p95_are_told_as_such() -> None:
-    _, fleet = Simulation(warm=[0.1, 0.12], cold=[0.5, 0.6]).fleets()
+    _, fleet = Simulation(warm=0.1, cold=0.5).fleets()
     assert fleet is None
