@@ -81,7 +81,7 @@ class ManyTenants:
     def __call__(self, site: Site) -> None:
         """Measure single requests, warm and cold in turns; then traffic of `MANY` tenants."""
         crowd = tenants(0, MANY)
-        traffic = Traffic(self._rate, crowd, seed=11)
+        traffic = Traffic(self._rate, crowd)
         asked = {tenant for _, tenant in traffic.within(self._seconds)}
         fresh = [tenant for tenant in crowd[len(site.tenants) :] if tenant not in asked]
         fresh = fresh[: self._pairs]

@@ -37,7 +37,8 @@ class Traffic:
         draw, moment = random.Random(self.seed), 0.0
         while True:
             moment += draw.expovariate(self.rate)
-            yield moment, draw.choice(self.tenants)
+            # One draw for any number of tenants, so that the moments are the same for all.
+            yield moment, self.tenants[int(draw.random() * len(self.tenants))]
 
     def within(self, seconds: float) -> list[tuple[float, ids.TenantId]]:
         """The calls of the first `seconds`."""

@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.hosting.load import Answers, Load, Traffic, answered_further
 from benchmarks.hosting.products import Product
-from local_sagemaker.account.billing import Bill
+from local_sagemaker.account.billing import INSTANCE, PROVISIONED_CONCURRENCY, STORAGE, Bill
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.capacity.new_endpoints import deploying
@@ -45,6 +45,8 @@ TIERS: Final[dict[str, Tier]] = {
 COLD_STARTS: Final = {"multi_model": "ModelLoadingTime", "serverless": "ModelSetupTime"}
 """The metric with a value for each load of a model, or each start of an environment. The other
 shapes load their models before they are in service."""
+_HELD: Final = (INSTANCE, STORAGE, PROVISIONED_CONCURRENCY)
+"""The lines that are billed by time."""
 _AT_ONCE: Final = 2
 """Endpoints that are deployed, or first asked, at once: this machine's cores."""
 _AFTER_UPDATE: Final = 10
@@ -57,20 +59,29 @@ class CrownError(RuntimeError):
 
 @dataclass(frozen=True)
 class Billed:
-    """The local cloud's bill of a time: `cost` in USD and `quantities` by line, over `seconds`.
+    """The local cloud's bill of a time, in USD, and the `quantities` by line.
 
-    `cost` leaves out the lines in `without_price`.
+    `held` is the cost of what is billed by time, over `seconds`; `used` that of what is billed by
+    request, of requests that came within `asked_seconds`. Both leave out the lines in
+    `without_price`.
     """
 
     seconds: float
-    cost: float
+    asked_seconds: float
+    held: float
+    used: float
     quantities: dict[str, float]
     without_price: tuple[str, ...]
 
     @property
+    def cost(self) -> float:
+        """The whole cost."""
+        return self.held + self.used
+
+    @property
     def usd_per_hour(self) -> float:
-        """The cost of an hour like this time."""
-        return self.cost * 3600 / self.seconds
+        """The cost of an hour of such requests; their answers may have taken longer to come."""
+        return 3600 * (self.held / self.seconds + self.used / self.asked_seconds)
 
 
 @dataclass
@@ -81,7 +92,7 @@ class Measured:
     deploy_seconds: float = 0.0
     first_ms: list[float] = field(default_factory=list)
     window: Answers = field(default_factory=Answers)
-    billed: Billed = field(default_factory=lambda: Billed(1.0, 0.0, {}, ()))
+    billed: Billed = field(init=False)
     cold_starts: dict[str, int] = field(default_factory=dict)
     containers: tuple[int, float] = (0, 0.0)
     update_seconds: float = 0.0
@@ -229,7 +240,7 @@ class Site:
 
     def under_load(self, traffic: Traffic, seconds: float) -> tuple[Answers, Billed]:
         """Answers to traffic of so many seconds, and the bill from its start to its last answer."""
-        with self.billing() as bill, Load(self.ask, traffic, seconds) as load:
+        with self.billing(seconds) as bill, Load(self.ask, traffic, seconds) as load:
             pass
         return load.answers, bill()
 
@@ -268,13 +279,14 @@ class Site:
         return len(held), round(sum(held) / 1024**3, 2)
 
     @contextmanager
-    def billing(self) -> Iterator[Callable[[], Billed]]:
-        """The bill of a block, for after it."""
+    def billing(self, asked_seconds: float) -> Iterator[Callable[[], Billed]]:
+        """The bill of a block whose requests come within so many seconds, for after it."""
         before, since = self._bill()
         found: list[Billed] = []
         yield lambda: found[0]
         after, until = self._bill()
-        quantities, cost, free = defaultdict[str, float](float), 0.0, set[str]()
+        quantities, costs = defaultdict[str, float](float), {True: 0.0, False: 0.0}
+        free = set[str]()
         known = {(one.what, one.kind, one.resource): one for one in before.lines}
         for line in after.lines:
             old = known.get((line.what, line.kind, line.resource))
@@ -285,8 +297,17 @@ class Site:
             if line.cost is None:
                 free.add(line.what)
             else:
-                cost += line.cost - ((old.cost or 0.0) if old else 0.0)
-        found.append(Billed(until - since, cost, dict(quantities), tuple(sorted(free))))
+                costs[line.what in _HELD] += line.cost - ((old.cost or 0.0) if old else 0.0)
+        found.append(
+            Billed(
+                until - since,
+                asked_seconds,
+                costs[True],
+                costs[False],
+                dict(quantities),
+                tuple(sorted(free)),
+            )
+        )
 
     def _bill(self) -> tuple[Bill, float]:
         """The bill, and the moment in the middle of the call that reads it."""

@@ -43,6 +43,7 @@ def test_two_shapes_are_billed_and_lose_no_request_while_they_are_updated(tmp_pa
     assert single["without_price"] == ["requests"]
     many = report["many"]
     assert many["failed"] == 0
+    assert many["requests"] == multi["requests"]
     assert 0 < many["loads"] <= many["requests"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
