@@ -1,0 +1,1 @@
+"""Hosting shapes beside each other: `python -m benchmarks.hosting`."""
