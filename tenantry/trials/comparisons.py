@@ -53,6 +53,17 @@ class Failures:
     needed: int
     word: Word
 
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        low, high = 100 * self.low, 100 * self.high
+        return (
+            f"Failures, {self.word}: {self.trial_failures} of {self.trial_requests} requests, the "
+            f"champion's {self.champion_failures} of {self.champion_requests}. The difference is "
+            f"{100 * self.difference:+.2f} points ({100 * (1 - ALPHA):g} % confidence: {low:+.2f} "
+            f"to {high:+.2f}, p {self.p_value:.2g})."
+        )
+
 
 def compare_failures(champion: tuple[int, int], trial: tuple[int, int], percent: int) -> Failures:
     """Compare shares of failures by the two-proportion z-test, with Newcombe's interval of the
@@ -152,6 +163,15 @@ class Times:
     def difference(self) -> float:
         """The trial's median less the champion's, in milliseconds."""
         return self.trial_median - self.champion_median
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        return (
+            f"Times, {self.word}: median {self.trial_median:.1f} ms, the champion's "
+            f"{self.champion_median:.1f} ms, {self.difference:+.1f} ms. It is the slower one in "
+            f"{100 * self.slower:.0f} of 100 pairs (p {self.p_value:.2g})."
+        )
 
 
 def compare_times(champion: Sequence[float], trial: Sequence[float], percent: int) -> Times:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from tenantry.errors import TenantryError
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.models.trial import Trial
 from tenantry.names import ids
 from tenantry.onboarding.drift import fresh_score, newest_prepared
 from tenantry.trials.comparisons import (
-    ALPHA,
     SMALLEST_ODDS,
     SMALLEST_SHARE,
     Failures,
@@ -83,22 +84,11 @@ class Verdict:
     @property
     def sentences(self) -> list[str]:
         """For people, with the figures."""
-        failures, times, truth = self.failures, self.times, self.truth
-        sure = f"{100 * (1 - ALPHA):g} %"
+        truth = self.truth
         said = [
             f"{self.trial.version} beside {self.champion}: {self.word}.",
-            (
-            f"Failures, {failures.word}: {failures.trial_failures} of {failures.trial_requests} "
-            f"requests, the champion's {failures.champion_failures} of "
-            f"{failures.champion_requests}. The difference is "
-            f"{100 * failures.difference:+.2f} points ({sure} confidence: "
-            f"{100 * failures.low:+.2f} to {100 * failures.high:+.2f}, p {failures.p_value:.2g})."
-            ),
-            (
-            f"Times, {times.word}: median {times.trial_median:.1f} ms, the champion's "
-            f"{times.champion_median:.1f} ms, {times.difference:+.1f} ms. It is the slower one in "
-            f"{100 * times.slower:.0f} of 100 pairs (p {times.p_value:.2g})."
-            ),
+            self.failures.sentence,
+            self.times.sentence,
         ]
         if truth.word is None or truth.champion is None:
             said.append(f"Quality, not told: {truth.reason}.")
@@ -194,7 +184,7 @@ def _truth(deployment: Deployment, workload: Workload, champion: Champion, trial
                 reason = f"no data tell of days after {version} was made"
                 return Truth(None, reason, figure)
             skills.append(skill)
-    except (TenantryError, LookupError, ValueError, TypeError) as error:
+    except (TenantryError, LookupError, ValueError, TypeError, ClientError, BotoCoreError) as error:
         return Truth(None, f"it could not be told: {type(error).__name__}: {error}", figure)
     reigning, tried = skills
     word: Word = "no difference"
