@@ -26,6 +26,7 @@ SMALLEST_SHARE: Final = 0.05
 """The smallest effect on failures that is looked for: five of a hundred requests more."""
 SMALLEST_ODDS: Final = 0.6
 """The smallest effect on times that counts: in 60 of 100 pairs one version is the slower one."""
+_FEW_EXPECTED: Final = 5
 _FEWEST_SHARE: Final = 0.01  # a champion without a failure yet is taken to fail as often
 
 _NORMAL: Final = NormalDist()
@@ -66,11 +67,13 @@ class Failures:
 
 
 def compare_failures(champion: tuple[int, int], trial: tuple[int, int], percent: int) -> Failures:
-    """Compare shares of failures by the two-proportion z-test, with Newcombe's interval of the
-    difference. A difference counts where both agree.
+    """Compare shares of failures by the two-proportion z-test, or Fisher's exact test where
+    failures are few, with Newcombe's interval of the difference. A difference counts where test and
+    interval agree.
 
     Sources: Fleiss, Levin, Paik, "Statistical Methods for Rates and Proportions" (2003), chapters 3
-    and 4, for the test and the number of requests; Newcombe, Statistics in Medicine 17 (1998),
+    and 4, for the tests and the number of requests; Cochran, Biometrics 10 (1954), 417-451, for
+    what is few: less than five expected on a side; Newcombe, Statistics in Medicine 17 (1998),
     873-890, method 10, for the interval.
 
     Args:
@@ -83,13 +86,7 @@ def compare_failures(champion: tuple[int, int], trial: tuple[int, int], percent:
     trial_share = trial_failed / trial_asked if trial_asked else 0.0
     needed = _needed_for_failures(share, percent)
     low, high = _newcombe(champion, trial)
-    pooled = (failed + trial_failed) / (asked + trial_asked) if asked + trial_asked else 0.0
-    spread = (
-        math.sqrt(pooled * (1 - pooled) * (1 / asked + 1 / trial_asked))
-        if (asked and trial_asked)
-        else 0.0
-    )
-    p_value = _two_sided((trial_share - share) / spread) if spread else 1.0
+    p_value = _p_value(champion, trial) if asked and trial_asked else 1.0
     word: Word = "no difference"
     if trial_asked < needed or asked < needed:
         word = "too early"
@@ -107,6 +104,36 @@ def compare_failures(champion: tuple[int, int], trial: tuple[int, int], percent:
         needed,
         word,
     )
+
+
+def _p_value(champion: tuple[int, int], trial: tuple[int, int]) -> float:
+    (failed, asked), (trial_failed, trial_asked) = champion, trial
+    pooled = (failed + trial_failed) / (asked + trial_asked)
+    if min(asked, trial_asked) * min(pooled, 1 - pooled) < _FEW_EXPECTED:
+        return _fisher(failed + trial_failed, trial_failed, asked + trial_asked, trial_asked)
+    spread = math.sqrt(pooled * (1 - pooled) * (1 / asked + 1 / trial_asked))
+    return _two_sided((trial_failed / trial_asked - failed / asked) / spread)
+
+
+def _fisher(failures: int, of_trial: int, requests: int, trial_requests: int) -> float:
+    """The two-sided p-value: how likely the failures fall on the two sides as they did, or in a way
+    that is no likelier."""
+
+    def chance(count: int) -> float:
+        return math.exp(
+            _log_choose(failures, count)
+            + _log_choose(requests - failures, trial_requests - count)
+            - _log_choose(requests, trial_requests)
+        )
+
+    fewest, most = max(0, trial_requests - (requests - failures)), min(failures, trial_requests)
+    seen = chance(of_trial) * (1 + 1e-7)  # a tie in exact numbers
+    every = map(chance, range(fewest, most + 1))
+    return min(1.0, math.fsum(one for one in every if one <= seen))
+
+
+def _log_choose(total: int, some: int) -> float:
+    return math.lgamma(total + 1) - math.lgamma(some + 1) - math.lgamma(total - some + 1)
 
 
 def _needed_for_failures(share: float, percent: int) -> int:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
+from scipy.stats import fisher_exact, mannwhitneyu
 
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
 from tenantry.models.registry import Champion
@@ -74,14 +74,20 @@ def test_versions_that_are_alike_differ_as_seldom_as_is_said() -> None:
     assert wrong <= allowed, f"{wrong} of {times}"
 
 
-@pytest.mark.parametrize(("failing", "asked"), [(0.002, 600), (0.2, 1600)])
-def test_failures_alone_differ_as_seldom_as_is_said(failing: float, asked: int) -> None:
+@pytest.mark.parametrize(
+    ("failing", "asked", "percent"),
+    [(0.002, 600, 50), (0.02, 600, 50), (0.2, 1600, 50), (0.001, 90, 1)],
+)
+def test_failures_alone_differ_as_seldom_as_is_said(
+    failing: float, asked: int, percent: int
+) -> None:
     draw, times = random.Random(11), 400
 
     def failed(count: int) -> tuple[int, int]:
         return sum(draw.random() < failing for _ in range(count)), count
 
-    words = [compare_failures(failed(asked), failed(asked), 50).word for _ in range(times)]
+    others = round(asked * (100 - percent) / percent)
+    words = [compare_failures(failed(others), failed(asked), percent).word for _ in range(times)]
     rate = ERROR_RATE / 2
     allowed = rate * times + 3 * (times * rate * (1 - rate)) ** 0.5
     assert "too early" not in words
@@ -121,6 +127,19 @@ def test_the_rank_test_is_scipys(first: list[int], second: list[int]) -> None:
         assert p_value == pytest.approx(min(1.0, reference.pvalue), abs=1e-9)
     else:
         assert p_value == 1.0
+
+
+@seed(6)
+@given(counts=st.tuples(*[st.integers(1, 300)] * 2), failed=st.tuples(*[st.integers(0, 4)] * 2))
+def test_few_failures_are_compared_as_scipy_does(
+    counts: tuple[int, int], failed: tuple[int, int]
+) -> None:
+    (asked, trial_asked), (mine, its) = counts, map(min, failed, counts)
+    found = compare_failures((mine, asked), (its, trial_asked), 20)
+    pooled = (mine + its) / (asked + trial_asked)
+    if min(asked, trial_asked) * min(pooled, 1 - pooled) < 5:
+        table = [[mine, asked - mine], [its, trial_asked - its]]
+        assert found.p_value == pytest.approx(fisher_exact(table).pvalue, rel=1e-6)
 
 
 @seed(3)
