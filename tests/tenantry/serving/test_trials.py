@@ -26,6 +26,7 @@ from tenantry.trials.verdict import verdict_of
 from tenantry.workloads.sections import Cache
 from tests.containers.runtime.serving import archive_model
 from tests.tenantry.onboarding.registration import NAME, route_to, trained_version
+from tests.tenantry.serving.test_every_shape import registered, shaped
 from tests.tenantry.serving.tiny_family import World
 
 CHAMPION, CHALLENGER = 100.0, 200.0
@@ -287,3 +288,21 @@ def test_a_new_champion_ends_the_trial(bridge: World) -> None:
     ModelRegistry(bridge.deployment).crown(third, route_to(running.endpoint, third), running)
     assert champion_of(bridge, tenant).trial is None
     assert guard(bridge.deployment, bridge.tiny) == []
+
+
+@pytest.mark.parametrize("shape", ["container_managed", "pipeline"])
+def test_other_shapes_that_serve_any_version_try_one_beside_the_champion(
+    world: World, shape: str
+) -> None:
+    world = shaped(world, bridge=shape)
+    tenant = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
+    champion = version(world, tenant, 1, CHAMPION)
+    assert registered(world, champion).crowned
+    trial = started(world, tenant, version(world, tenant, 2, CHALLENGER), percent=50)
+    assert trial.route.shape == shape
+    requests = [{"add": number} for number in range(20)]
+    expected = [CHALLENGER if trial.takes(one) else CHAMPION for one in requests]
+    assert ask(world, tenant, requests) == expected
+    assert len(told(world, tenant, trial)) == 20
+    promote(world.deployment, world.tiny, tenant, by="test")
+    assert set(ask(world, tenant, requests)) == {CHALLENGER}
