@@ -17,3 +17,8 @@ def rollback_step(workload: str) -> str:
 def tier_step(workload: str) -> str:
     """The step that sets a tenant's tier."""
     return f"{workload}_set_tier"
+
+
+def trial_step(workload: str) -> str:
+    """The step that starts, judges, promotes or ends a trial."""
+    return f"{workload}_steer_trial"

@@ -17,6 +17,7 @@ from orchestration.operator_jobs import operator_jobs_of, redrive_uploads, wind_
 from orchestration.partitions import tenants_of
 from orchestration.schedules import scheduled_of
 from orchestration.sensors import sensors_of
+from orchestration.trial_jobs import trial_job_of
 from resources.tenantry_resource import Settings, TenantryResource
 from tenantry.aws.deployment import DEFAULT_STACK, STACK_VARIABLE
 from tenantry.workloads.schema import Workload, Workloads
@@ -40,7 +41,7 @@ def workload_definitions(workload: Workload, jobs: WorkloadJobs) -> Definitions:
     return Definitions(
         assets=assets_of(workload, tenants_of(workload.name)),
         asset_checks=checks_of(workload),
-        jobs=[*jobs.all, *operator_jobs_of(workload)],
+        jobs=[*jobs.all, *operator_jobs_of(workload), trial_job_of(workload)],
         schedules=[each.definition() for each in scheduled_of(workload, jobs)],
     )
 

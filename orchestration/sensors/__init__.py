@@ -10,6 +10,7 @@ from orchestration.jobs import WorkloadJobs
 from orchestration.sensors.asynchronous_failures import asynchronous_failures_sensor
 from orchestration.sensors.endpoints_follow_the_yaml import endpoints_follow_the_yaml_sensor
 from orchestration.sensors.failed_runs import failed_runs_sensor
+from orchestration.sensors.failing_trials import failing_trials_sensor
 from orchestration.sensors.fine_tuning_launcher import fine_tuning_launcher_sensor
 from orchestration.sensors.lost_scheduled_runs import lost_scheduled_runs_sensor
 from orchestration.sensors.lost_uploads import lost_uploads_sensor
@@ -37,6 +38,7 @@ def sensors_of(
         fine_tuning_launcher_sensor(workloads, jobs),
         asynchronous_failures_sensor(),
         operator_events_sensor(),
+        failing_trials_sensor(workloads),
         lost_scheduled_runs_sensor(workloads, jobs),
         workloads_left_behind_sensor(workloads),
         unreadable_workloads_sensor(workloads),

@@ -264,7 +264,7 @@ def rollback(
         raise NotDone(str(error)) from error
     if champion is None or crowned.turn != champion.turn:
         metadata = rollback_metadata(crowned, by=invocation.operator, why=why)
-        _show_in_dagster(invocation, "materialization", workload, tenant, metadata, crowned.version)
+        show_in_dagster(invocation, "materialization", workload, tenant, metadata, crowned.version)
     if invocation.as_json:
         invocation.write_json({"format": 1, "champion": crowned})
     else:
@@ -273,7 +273,7 @@ def rollback(
         )
 
 
-def _show_in_dagster(
+def show_in_dagster(
     invocation: Invocation,
     kind: operator_events.Kind,
     workload: Workload,
@@ -337,7 +337,7 @@ def tier(
             move_to_its_tier(invocation.deployment, workload, tenant)
             stands = tier_of(invocation.deployment, workload, tenant)
         metadata = tier_metadata(stands, by=invocation.operator, why=why)
-        _show_in_dagster(invocation, "observation", workload, tenant, metadata)
+        show_in_dagster(invocation, "observation", workload, tenant, metadata)
     if invocation.as_json:
         invocation.write_json({"format": 1, "tier": stands})
         return

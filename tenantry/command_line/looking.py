@@ -163,6 +163,11 @@ def _served(one: story.Story) -> list[str]:
     kept = [version.archive for version in one.versions if version.version == one.champion.version]
     if kept:
         served.append(f"Its archive: {kept[0]}.")
+    if (trial := one.champion.trial) is not None:
+        served.append(
+            f"On trial: {trial.version}, {trial.percent} % of the requests since "
+            f"{trial.since:%Y-%m-%d %H:%M} UTC, by {trial.by}."
+        )
     if trace_id := trace_id_of(one.champion.traceparent):
         served.append(f"Its trace: {trace_id}.")
     data = data_age(one.champion.card)

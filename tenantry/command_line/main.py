@@ -29,6 +29,7 @@ from tenantry.command_line.looking import endpoints, jobs, requests, shadow, sta
 from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.pointing import env
+from tenantry.command_line.trying import trial
 from tenantry.command_line.uploading import import_model, upload
 from tenantry.tracing.export import TracingUnavailableError, export_spans
 
@@ -42,6 +43,7 @@ _LISTED: Final = {
         resume,
         drain,
         rollback,
+        trial,
         tier,
         capacity,
         prewarm,

@@ -74,6 +74,7 @@ def invoke(
     accept: str = JSON,
     *,
     hasty: bool = False,
+    patience_seconds: float = MODEL_LOADING_SECONDS,
 ) -> Answer:
     """Ask a tenant's model, as the route's shape does.
 
@@ -84,6 +85,8 @@ def invoke(
         accept: content type of the answer that is asked for.
         hasty: whether the caller turns elsewhere when the endpoint has no instance. It then learns
             so within seconds, by ``EndpointUnavailableError``.
+        patience_seconds: how long a busy endpoint, or one that loads the model, is asked again at
+            most.
 
     Raises:
         InvocationRefusedError: the container refused the request or the archive, with its own words
@@ -120,9 +123,9 @@ def invoke(
             code, status = error_code(error), error.response.get("OriginalStatusCode")
             busy = code == "ModelError" and status == 429
             patience = (
-                BUSY_SECONDS
+                min(BUSY_SECONDS, patience_seconds)
                 if busy
-                else MODEL_LOADING_SECONDS
+                else min(MODEL_LOADING_SECONDS, patience_seconds)
                 if code == "ModelNotReadyException"
                 else 0.0
             )

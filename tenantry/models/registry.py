@@ -15,6 +15,7 @@ from tenantry.aws.tables import MISSING, ConditionNotMetError
 from tenantry.errors import TenantryError
 from tenantry.hosting.route import Route
 from tenantry.hosting.shapes.multi_model import MULTI_MODEL
+from tenantry.models.trial import Trial
 from tenantry.names import ids, table_keys, tiers
 from tenantry.requests.rows import now
 
@@ -29,7 +30,7 @@ ModelStatus = Literal["trained", "champion", "former_champion", "rolled_back", "
 
 
 class ChampionChangedError(TenantryError, RuntimeError):
-    """Another version became champion since it was looked at."""
+    """Another version became champion, or its trial changed, since it was looked at."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Champion:
     are unknown for a champion from before they were kept. ``retraining`` names the occasion on
     which a re-training was last asked for. ``card`` is the version's, so that asking needs one
     read; it is empty if it is large. ``told_too_old`` tells whether its owner knows that its data
-    are too old to predict from. ``traceparent`` is the version's.
+    are too old to predict from. ``traceparent`` is the version's. ``trial`` is a version that
+    answers a share of the requests beside it.
     """
 
     tenant: ids.TenantId
@@ -107,11 +109,24 @@ class Champion:
     card: Mapping[str, Any] = field(default_factory=dict)
     told_too_old: bool = False
     traceparent: str = ""
+    trial: Trial | None = None
 
     @property
     def endpoint(self) -> str:
         """The endpoint of its route."""
         return self.route.endpoint
+
+    def as_if(self, trial: Trial) -> Champion:
+        """The champion that the tenant would have if the trial's version were it: whom to ask, and
+        under which name to keep the answers."""
+        return replace(
+            self,
+            version=trial.version,
+            route=trial.route,
+            card=trial.card,
+            traceparent=trial.traceparent,
+            trial=None,
+        )
 
 
 @dataclass(frozen=True)
@@ -305,7 +320,7 @@ class ModelRegistry:
             recipe=model.recipe,
             rolled_back_from=rolled_back_from,
             traceparent=model.traceparent,
-            card=model.card if len(card := json.dumps(dict(model.card))) <= _MAX_CARD else {},
+            card=card_beside_the_pointer(model),
         )
         row = {
             "workload": champion.workload,
@@ -320,7 +335,7 @@ class ModelRegistry:
             "made": model.made.isoformat(),
             "recipe": champion.recipe,
             "rolled_back_from": champion.rolled_back_from,
-            "card": card if champion.card else None,
+            "card": json.dumps(dict(champion.card)) if champion.card else None,
             "traceparent": champion.traceparent or None,
         }
         try:
@@ -336,7 +351,8 @@ class ModelRegistry:
         return champion
 
     def move(self, champion: Champion, route: Route, tier: tiers.Tier) -> Champion:
-        """Ask the same version along another route, in another tier, from now on.
+        """Ask the same version along another route, in another tier, from now on. A trial ends,
+        because its version is served on the former machines.
 
         Raises:
             ChampionChangedError: another process flipped the pointer first.
@@ -345,14 +361,40 @@ class ModelRegistry:
         try:
             self.deployment.models.update(
                 table_keys.champion_item(champion.tenant, champion.workload),
-                {"endpoint": route.endpoint, "shape": route.shape, "tier": tier, "turn": turn},
+                {
+                    "endpoint": route.endpoint,
+                    "shape": route.shape,
+                    "tier": tier,
+                    "turn": turn,
+                    "trial": None,
+                },
                 only_if=Attr("turn").eq(champion.turn),
             )
         except ConditionNotMetError as error:
             raise ChampionChangedError(
                 f"the champion of {champion.tenant} changed while {champion.version} was moved"
             ) from error
-        return replace(champion, route=route, tier=tier, turn=turn)
+        return replace(champion, route=route, tier=tier, turn=turn, trial=None)
+
+    def note_trial(self, champion: Champion, trial: Trial | None) -> Champion:
+        """Let a version answer a share of the requests beside a champion, or (None) no longer.
+
+        Raises:
+            ChampionChangedError: the pointer, or its trial, is another since it was read.
+        """
+        seen = champion.trial
+        before = Attr("trial").not_exists() if seen is None else Attr("trial").eq(seen.text)
+        try:
+            self.deployment.models.update(
+                table_keys.champion_item(champion.tenant, champion.workload),
+                {"trial": None if trial is None else trial.text},
+                only_if=Attr("turn").eq(champion.turn) & before,
+            )
+        except ConditionNotMetError as error:
+            raise ChampionChangedError(
+                f"the champion of {champion.tenant}, or its trial, changed meanwhile"
+            ) from error
+        return replace(champion, trial=trial)
 
     def note_retraining(self, champion: Champion, occasion: str) -> None:
         """Note on a champion, if it still is one, the occasion of its latest re-training
@@ -371,6 +413,11 @@ class ModelRegistry:
                 {attribute: value},
                 only_if=Attr("turn").eq(champion.turn),
             )
+
+
+def card_beside_the_pointer(model: ModelVersion) -> Mapping[str, Any]:
+    """A version's card; empty if it is too large to stand beside the pointer."""
+    return model.card if len(json.dumps(dict(model.card))) <= _MAX_CARD else {}
 
 
 def _model(row: Mapping[str, Any]) -> ModelVersion:
@@ -424,4 +471,5 @@ def _champion(row: Mapping[str, Any]) -> Champion:
         card=json.loads(row["card"]) if "card" in row else {},
         told_too_old=bool(row.get("told_too_old", False)),
         traceparent=row.get("traceparent", ""),
+        trial=Trial.parse(row["trial"], tenant) if "trial" in row else None,
     )

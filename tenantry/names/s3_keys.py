@@ -226,6 +226,15 @@ def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, nam
     return f"{prefix}{version_name(name)}.json"
 
 
+def archived_trial_request(
+    workload: WorkloadName, tenant: TenantId, at: datetime, name: str, outcome: str
+) -> str:
+    """A request during a trial: answered, or one that no version answered. ``outcome`` stands in
+    the key, so that a trial is judged by keys alone (``tenantry.trials.exchanges``)."""
+    prefix = archived_requests_prefix(workload, tenant, at.astimezone(UTC).date())
+    return f"{prefix}{version_name(name)}_{outcome}.json"
+
+
 def archived_requests_prefix(workload: WorkloadName, tenant: TenantId, day: date) -> str:
     """Above a tenant's answered requests of a day (UTC); their names begin with the time as
     ``HHMMSS``."""

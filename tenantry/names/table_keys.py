@@ -80,6 +80,11 @@ def unused_endpoints_item(workload: WorkloadName) -> ItemKey:
     return ItemKey(workload_partition(workload), "unused_endpoints")
 
 
+def trials_item(workload: WorkloadName) -> ItemKey:
+    """Which tenants of a workload have a trial, or had one lately."""
+    return ItemKey(workload_partition(workload), "trials")
+
+
 def durations_item(workload: WorkloadName) -> ItemKey:
     """How long a workload's tasks take."""
     return ItemKey(workload_partition(workload), "durations")

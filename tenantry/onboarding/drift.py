@@ -22,6 +22,7 @@ from tenantry.aws import objects
 from tenantry.aws.notices import tell_operators
 from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.hosting.invocation import InvocationRefusedError, invoke
+from tenantry.hosting.route import Route
 from tenantry.models.registry import Champion, FreshScore, ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys
 from tenantry.requests.newest import is_older, newest_of
@@ -150,14 +151,21 @@ def drift_against(
     )
 
 
-def drift_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
-    """The same check for a tenant's newest prepared upload, when a person asks for it."""
+def newest_prepared(
+    deployment: Deployment, workload: Workload, tenant: ids.TenantId
+) -> Request | None:
+    """The request of a tenant's newest prepared upload; its facts tell of the data."""
     name = ids.workload_name(workload.name)
-    newest = newest_of(
+    return newest_of(
         request
         for request in RequestQueue(deployment).of_tenant(name, tenant)
         if request.facts.get("training_data")
     )
+
+
+def drift_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
+    """The same check for a tenant's newest prepared upload, when a person asks for it."""
+    newest = newest_prepared(deployment, workload, tenant)
     if newest is None:
         return Finding(passed=True, facts={"reason": "no upload of it was prepared yet"})
     try:
@@ -189,6 +197,43 @@ def _compare(
     model: ModelVersion,
     data: TrainingData,
 ) -> Finding | None:
+    scored = _score(deployment, workload, drift, champion.route, model, data)
+    return None if scored is None else _finding(workload, drift, model, scored)
+
+
+def fresh_score(
+    deployment: Deployment,
+    workload: Workload,
+    route: Route,
+    model: ModelVersion,
+    data: TrainingData,
+) -> Mapping[str, float] | None:
+    """The metrics of a version, asked along a route, on data that came after it was made; noted on
+    the version. None where the workload has no ``drift``, or there are too few new data.
+
+    Raises:
+        InvocationRefusedError, EndpointFailedError, UnknownShapeError,
+        objects.ObjectMissingError, ValueError, and what the family's module raises.
+    """
+    known = model.fresh
+    if known is not None and known.data == data.version:
+        return known.metrics
+    if workload.drift is None or not is_older(model.version, data.version):
+        return None
+    scored = _score(deployment, workload, workload.drift, route, model, data)
+    return None if scored is None else scored.metrics
+
+
+def _score(
+    deployment: Deployment,
+    workload: Workload,
+    drift: Drift,
+    route: Route,
+    model: ModelVersion,
+    data: TrainingData,
+) -> _Scored | None:
+    """The score of a version's answer about newer data, noted on the version; None when the module
+    finds too few."""
     call = partial(
         calls_of(workload).call,
         drift.module,
@@ -208,7 +253,7 @@ def _compare(
             return None
         if not isinstance(question, dict):
             raise CallFailedError("the question to the served model is no JSON object")
-        answer = json.loads(invoke(deployment, champion.route, question).content)
+        answer = json.loads(invoke(deployment, route, question).content)
         said = call("score", paths={"prepared": folder}, values={"answer": answer})
     if said is None:
         return None
@@ -217,7 +262,7 @@ def _compare(
     ModelRegistry(deployment).note_fresh_score(
         model, FreshScore(data.version, dict(scored.metrics))
     )
-    return _finding(workload, drift, model, scored)
+    return scored
 
 
 def _finding(

@@ -227,7 +227,7 @@ def _healed(
             else None
         )
         why = "crowned by a run that ended before it could say why"
-        _note_crowned(registry, reigning, former, why)
+        note_crowned(registry, reigning, former, why)
     return reigning
 
 
@@ -273,7 +273,7 @@ def _flip(
     Returns the champion. Raises ``ChampionChangedError`` when the pointer moved meanwhile."""
     if champion is None or verdict.crown:
         crowned = registry.crown(model, route, champion)
-        _note_crowned(registry, model, reigning, verdict.decision)
+        note_crowned(registry, model, reigning, verdict.decision)
         return crowned
     if not verdict.is_champion:
         _put_back(deployment, champion, reigning)
@@ -282,7 +282,7 @@ def _flip(
     return champion
 
 
-def _note_crowned(
+def note_crowned(
     registry: ModelRegistry, model: ModelVersion, former: ModelVersion | None, decision: str
 ) -> None:
     """Write both versions' notes, the new champion's last: where that is missing, the other's may

@@ -21,12 +21,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws import objects
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import EndpointFailedError
-from tenantry.hosting.invocation import JSON, Answer, EndpointUnavailableError, invoke
+from tenantry.hosting.invocation import (
+    BUSY_SECONDS,
+    JSON,
+    Answer,
+    EndpointBusyError,
+    EndpointUnavailableError,
+    InvocationRefusedError,
+    invoke,
+)
 from tenantry.hosting.shapes.asynchronous import settings_of
 from tenantry.hosting.shapes.catalogue import shape_named
 from tenantry.models.first_results import FirstResult, first_results, read_first_result
@@ -41,6 +49,7 @@ from tenantry.serving.metrics import InferenceMetrics
 from tenantry.serving.moments import at_its_moment
 from tenantry.serving.result_cache import Question, ResultCache, question_of
 from tenantry.tracing.spans import span
+from tenantry.trials.exchanges import Exchange, Failure, Outcome
 from tenantry.uploads import manifests
 from tenantry.workloads.schema import Workload
 
@@ -243,9 +252,64 @@ class TenantClient:
     def _answer(
         self, champion: Champion, request: Mapping[str, Any], accept: str, wait_seconds: float
     ) -> Answer:
+        at = datetime.now(UTC)
+        moment = at_its_moment(self.workload, champion.card, request, at)
+        trial = champion.trial
+        if trial is None:
+            return self._champions_answer(champion, moment, accept, wait_seconds, at)
+        if not trial.takes(moment):
+            drawn = Exchange(trial.version, "champion", "answered", 0)
+            return self._champions_answer(champion, moment, accept, wait_seconds, at, drawn)
+        tried = self._tried(champion.as_if(trial), request, accept, at)
+        if isinstance(tried, Answer):
+            return tried
+        return self._champions_answer(champion, moment, accept, wait_seconds, at, tried)
+
+    def _tried(
+        self, challenger: Champion, request: Mapping[str, Any], accept: str, at: datetime
+    ) -> Answer | Exchange | None:
+        """The answer of a trial's version, or how it failed; None where there was no instance to
+        ask, which is no version's fault. The champion answers then."""
+        began = time.perf_counter()
+        try:
+            moment = at_its_moment(self.workload, challenger.card, request, at)
+            question = question_of(self.workload, challenger, moment, accept)
+            kept = self._cache.find(question, at)
+            answer = kept or invoke(
+                self._asker(challenger),
+                challenger.route,
+                dict(moment),
+                accept,
+                hasty=True,
+                patience_seconds=BUSY_SECONDS,
+            )
+        except (InvocationRefusedError, EndpointBusyError) as error:
+            milliseconds = (time.perf_counter() - began) * 1000
+            return Exchange(
+                challenger.version, "trial", "failed-alone", milliseconds, Failure.of(error)
+            )
+        except (EndpointFailedError, ClientError, BotoCoreError):
+            return None
+        self._counts.count(self._name, hit=kept is not None)
+        milliseconds = (time.perf_counter() - began) * 1000
+        outcome: Outcome = "answered" if kept is None else "kept"
+        exchange = Exchange(challenger.version, "trial", outcome, milliseconds)
+        self._write(question, moment, at, milliseconds, answer, kept=kept, exchange=exchange)
+        return answer
+
+    def _champions_answer(
+        self,
+        champion: Champion,
+        request: Mapping[str, Any],
+        accept: str,
+        wait_seconds: float,
+        at: datetime,
+        drawn: Exchange | None = None,
+    ) -> Answer:
+        """The champion's answer to a request with its moment. ``drawn`` is the request's part in a
+        trial: drawn for the champion, or failed by the trial's version."""
         parks = self.workload.serving.park_when_unavailable
-        began, at = time.perf_counter(), datetime.now(UTC)
-        request = at_its_moment(self.workload, champion.card, request, at)
+        began = time.perf_counter()
         question = question_of(self.workload, champion, request, accept)
         kept = self._cache.find(question, at)
         parked: Submitted | None = None
@@ -260,18 +324,41 @@ class TenantClient:
             if not parks:
                 raise
             parked = self._park(champion, question, request, unavailable)
+        except (InvocationRefusedError, EndpointBusyError) as error:
+            if drawn is not None:
+                milliseconds = (time.perf_counter() - began) * 1000
+                failed = drawn.failed_by_champion(Failure.of(error), milliseconds)
+                self._later(lambda: self._archive_failure(question, at, failed))
+            raise
         finally:
             earlier = parked is not None and parked.at < at  # see _submitted
             self._counts.count(self._name, hit=kept is not None or earlier)
         if parked is not None:
             return self._parked_answer(parked, wait_seconds)
         milliseconds = (time.perf_counter() - began) * 1000
+        exchange = None if drawn is None else drawn.answered_by_champion(milliseconds, kept is None)
+        self._write(question, request, at, milliseconds, answer, kept=kept, exchange=exchange)
+        return answer
+
+    def _write(
+        self,
+        question: Question,
+        request: Mapping[str, Any],
+        at: datetime,
+        milliseconds: float,
+        answer: Answer,
+        *,
+        kept: Answer | None,
+        exchange: Exchange | None,
+    ) -> None:
+        """Archive an exchange and keep its answer, after it was given."""
         self._later(
-            lambda: self._archive(question, request, at, milliseconds, None if kept else answer)
+            lambda: self._archive(
+                question, request, at, milliseconds, None if kept else answer, exchange
+            )
         )
         if kept is None and question.repeatable:
             self._later(lambda: self._cache.keep(question, answer, at))
-        return answer
 
     def _asker(self, champion: Champion) -> Deployment:
         """The deployment whose session asks the champion's endpoint."""
@@ -409,6 +496,7 @@ class TenantClient:
         at: datetime,
         milliseconds: float,
         answer: Answer | None,
+        exchange: Exchange | None = None,
     ) -> None:
         """Archive an exchange. One without ``answer`` got a kept answer, which an earlier exchange
         of the same question has."""
@@ -424,9 +512,25 @@ class TenantClient:
         }
         if answer is not None:
             record["response"] = _archived(answer)
-        key = s3_keys.archived_request(
-            self._name, self.tenant, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
-        )
+        if exchange is None:
+            key = s3_keys.archived_request(
+                self._name, self.tenant, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
+            )
+        else:
+            key = exchange.key(self._name, self.tenant, at)
+            record["trial"] = exchange.document
+        objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
+
+    def _archive_failure(self, question: Question, at: datetime, exchange: Exchange) -> None:
+        """Archive that no version answered a request during a trial, without the request."""
+        record = {
+            "format": 1,
+            "at": at.isoformat(),
+            "version": question.version,
+            "question": question.id,
+            "trial": exchange.document,
+        }
+        key = exchange.key(self._name, self.tenant, at)
         objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
 
     def first_results(self, version: ids.Version) -> list[FirstResult]:
