@@ -9,13 +9,7 @@ from typing import Any, Final
 from contracts import variables
 from contracts.records import Record
 from tenantry.hosting.route import Route
-from tenantry.hosting.shapes.shape import (
-    REAL_TIME,
-    Addressed,
-    EndpointRequests,
-    RealTimeShape,
-    Wanted,
-)
+from tenantry.hosting.shapes.shape import REAL_TIME, Addressed, RealTimeShape, Wanted
 
 
 class ContainerManagedShape(RealTimeShape):
@@ -31,27 +25,16 @@ class ContainerManagedShape(RealTimeShape):
     tiers = frozenset(("silo", "bridge", "pool"))
     asked_by_app = True
 
-    def _requests(self, wanted: Wanted) -> EndpointRequests:
-        endpoint = self._endpoint(wanted)
-        model = self._model_request(
-            endpoint,
-            {
-                # The role of containers that fetch archives themselves.
-                "ExecutionRoleArn": wanted.execution_role(wanted.deployment.async_role),
-                "PrimaryContainer": {
-                    "Image": wanted.image,
-                    "Mode": "SingleModel",
-                    "Environment": {**wanted.environment, variables.MODELS_URI: wanted.models_uri},
-                },
-                "EnableNetworkIsolation": False,
-                **wanted.model_tags,
+    def _model(self, wanted: Wanted) -> dict[str, Any]:
+        return {
+            # The role of containers that fetch archives themselves.
+            "ExecutionRoleArn": wanted.execution_role(wanted.deployment.async_role),
+            "PrimaryContainer": {
+                "Image": wanted.image,
+                "Mode": "SingleModel",
+                "Environment": {**wanted.environment, variables.MODELS_URI: wanted.models_uri},
             },
-        )
-        variant = self._variant(wanted, model["ModelName"])
-        content = {"ProductionVariants": [variant], "Tags": wanted.config_tags}
-        shadow, content = self._with_shadow(wanted, endpoint, model, content)
-        config = self._config_request(endpoint, content)
-        return EndpointRequests(model, config, wanted.tenant_tags, shadow)
+        }
 
     def address(self, route: Route, request: Mapping[str, Any] | bytes) -> Addressed:
         """A record: the route's archive and the request (docs/contracts.md, "Serving

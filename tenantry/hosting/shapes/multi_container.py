@@ -8,13 +8,7 @@ from typing import Any, Final
 
 from contracts import variables
 from tenantry.hosting.route import Route
-from tenantry.hosting.shapes.shape import (
-    REAL_TIME,
-    Addressed,
-    EndpointRequests,
-    RealTimeShape,
-    Wanted,
-)
+from tenantry.hosting.shapes.shape import REAL_TIME, Addressed, RealTimeShape, Wanted
 from tenantry.names import sagemaker_names
 from tenantry.workloads.hosting import MOST_CONTAINERS
 
@@ -39,13 +33,12 @@ class MultiContainerShape(RealTimeShape):
     deploys = True
     asked_by_app = True
 
-    def _requests(self, wanted: Wanted) -> EndpointRequests:
+    def _model(self, wanted: Wanted) -> dict[str, Any]:
         if not 1 <= len(wanted.serves) <= MOST_CONTAINERS:
             raise ValueError(
                 f"an endpoint of shape {self.name} serves 1 to {MOST_CONTAINERS} versions, not "
                 f"{len(wanted.serves)}"
             )
-        endpoint = self._endpoint(wanted)
         named = {
             sagemaker_names.container_hostname(one.tenant): one
             for one in sorted(wanted.serves, key=lambda one: one.tenant)
@@ -63,20 +56,11 @@ class MultiContainerShape(RealTimeShape):
             }
             for hostname, one in named.items()
         ]
-        model = self._model_request(
-            endpoint,
-            {
-                "ExecutionRoleArn": wanted.deployment.serving_role,
-                "Containers": containers,
-                "InferenceExecutionConfig": {"Mode": "Direct"},
-                "EnableNetworkIsolation": False,
-            },
-        )
-        variant = self._variant(wanted, model["ModelName"])
-        config = self._config_request(
-            endpoint, {"ProductionVariants": [variant], "Tags": wanted.config_tags}
-        )
-        return EndpointRequests(model, config)
+        return {
+            "ExecutionRoleArn": wanted.execution_role(wanted.deployment.serving_role),
+            "Containers": containers,
+            "InferenceExecutionConfig": {"Mode": "Direct"},
+        }
 
     def address(self, route: Route, request: Mapping[str, Any] | bytes) -> Addressed:
         """The request itself, for the tenant's container."""

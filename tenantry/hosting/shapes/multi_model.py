@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from contracts.logs import log_environment
 from tenantry.hosting.route import Route
-from tenantry.hosting.shapes.shape import (
-    REAL_TIME,
-    Addressed,
-    EndpointRequests,
-    RealTimeShape,
-    ShapeName,
-    Wanted,
-)
+from tenantry.hosting.shapes.shape import REAL_TIME, Addressed, RealTimeShape, ShapeName, Wanted
 from tenantry.workloads.hosting import Pipeline, PipelineContainer
 
 if TYPE_CHECKING:
@@ -30,22 +23,11 @@ class MultiModelShape(RealTimeShape):
     limits = REAL_TIME
     tiers = frozenset(("silo", "bridge", "pool"))
 
-    def _requests(self, wanted: Wanted) -> EndpointRequests:
-        endpoint = self._endpoint(wanted)
-        model = self._model_request(
-            endpoint,
-            {
-                "ExecutionRoleArn": wanted.execution_role(wanted.deployment.serving_role),
-                **self._containers(wanted),
-                "EnableNetworkIsolation": False,
-                **wanted.model_tags,
-            },
-        )
-        variant = self._variant(wanted, model["ModelName"])
-        config = self._config_request(
-            endpoint, {"ProductionVariants": [variant], "Tags": wanted.config_tags}
-        )
-        return EndpointRequests(model, config, wanted.tenant_tags)
+    def _model(self, wanted: Wanted) -> dict[str, Any]:
+        return {
+            "ExecutionRoleArn": wanted.execution_role(wanted.deployment.serving_role),
+            **self._containers(wanted),
+        }
 
     def _containers(self, wanted: Wanted) -> dict[str, Any]:
         """CreateModel's members about containers."""

@@ -229,6 +229,31 @@ class Shape(ABC):
             **({} if chosen is None else {"InferenceAmiVersion": chosen}),
         }
 
+    def _endpoint(self, wanted: Wanted) -> str:
+        return self.endpoint_name(
+            wanted.deployment.prefix, ids.workload_name(wanted.workload.name), wanted.machines
+        )
+
+
+class RealTimeShape(Shape):
+    """A shape whose endpoint answers at once, to InvokeEndpoint (``hosting.invocation.invoke``)."""
+
+    def _requests(self, wanted: Wanted) -> EndpointRequests:
+        endpoint = self._endpoint(wanted)
+        content = {**self._model(wanted), "EnableNetworkIsolation": False, **wanted.model_tags}
+        model = self._model_request(endpoint, content)
+        variant = self._variant(wanted, model["ModelName"])
+        config = {"ProductionVariants": [variant], "Tags": wanted.config_tags}
+        shadow, config = self._with_shadow(wanted, endpoint, model, config)
+        return EndpointRequests(
+            model, self._config_request(endpoint, config), wanted.tenant_tags, shadow
+        )
+
+    @abstractmethod
+    def _model(self, wanted: Wanted) -> dict[str, Any]:
+        """CreateModel's role and containers. Raises ``ValueError`` for versions that the shape
+        cannot serve."""
+
     def _with_shadow(
         self, wanted: Wanted, endpoint: str, model: dict[str, Any], config: dict[str, Any]
     ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -257,15 +282,6 @@ class Shape(ABC):
             "InitialVariantWeight": shadow.percent / 100,
         }
         return copied, {**config, "ShadowProductionVariants": [variant]}
-
-    def _endpoint(self, wanted: Wanted) -> str:
-        return self.endpoint_name(
-            wanted.deployment.prefix, ids.workload_name(wanted.workload.name), wanted.machines
-        )
-
-
-class RealTimeShape(Shape):
-    """A shape whose endpoint answers at once, to InvokeEndpoint (``hosting.invocation.invoke``)."""
 
     @abstractmethod
     def address(self, route: Route, request: Mapping[str, Any] | bytes) -> Addressed:

@@ -12,7 +12,6 @@ from tenantry.hosting.shapes.shape import (
     REAL_TIME,
     VARIANT,
     Addressed,
-    EndpointRequests,
     Limits,
     RealTimeShape,
     ShapeName,
@@ -37,29 +36,19 @@ class SingleModelShape(RealTimeShape):
     tiers = frozenset(("silo",))
     deploys = True
 
-    def _requests(self, wanted: Wanted) -> EndpointRequests:
+    def _model(self, wanted: Wanted) -> dict[str, Any]:
         if len(wanted.serves) != 1:
             raise ValueError(f"an endpoint of shape {self.name} serves one version; name it")
-        endpoint, serves = self._endpoint(wanted), wanted.serves[0]
-        model = self._model_request(
-            endpoint,
-            {
-                "ExecutionRoleArn": wanted.execution_role(wanted.deployment.serving_role),
-                "PrimaryContainer": {
-                    "Image": wanted.image,
-                    "Mode": "SingleModel",
-                    "ModelDataUrl": f"{wanted.models_uri}{serves.target_model}",
-                    "Environment": {**wanted.environment, variables.VERSION: str(serves.version)},
-                },
-                "EnableNetworkIsolation": False,
-                **wanted.model_tags,
+        (serves,) = wanted.serves
+        return {
+            "ExecutionRoleArn": wanted.execution_role(wanted.deployment.serving_role),
+            "PrimaryContainer": {
+                "Image": wanted.image,
+                "Mode": "SingleModel",
+                "ModelDataUrl": f"{wanted.models_uri}{serves.target_model}",
+                "Environment": {**wanted.environment, variables.VERSION: str(serves.version)},
             },
-        )
-        variant = self._variant(wanted, model["ModelName"])
-        content = {"ProductionVariants": [variant], "Tags": wanted.config_tags}
-        shadow, content = self._with_shadow(wanted, endpoint, model, content)
-        config = self._config_request(endpoint, content)
-        return EndpointRequests(model, config, wanted.tenant_tags, shadow)
+        }
 
     def address(self, _: Route, request: Mapping[str, Any] | bytes) -> Addressed:
         """The request itself."""
