@@ -108,8 +108,13 @@ def _endpoint_asset(
 def _in_service(
     deployment: Deployment, workload: Workload, shape: Shape, serves: Sequence[Route]
 ) -> Iterator[Any]:
-    """Bring the shared endpoint of a shape into service, as the file says. An update that was taken
-    back fails the check, with SageMaker's reason, and then the run."""
+    """Bring the shared endpoint of a shape into service, as the file says.
+
+    An update that was taken back fails the check, with SageMaker's reason.
+
+    - If the release is at fault, the run ends well: nobody tries the same release again.
+    - If there was no machine, the run fails, so that it is tried again.
+    """
     machines = workload.shared_machines
     try:
         endpoint = endpoints.ensure_endpoint(deployment, workload, machines, shape, serves=serves)
@@ -120,7 +125,10 @@ def _in_service(
             severity=AssetCheckSeverity.ERROR,
             metadata={"reason": str(error)},
         )
-        raise Failure(str(error)) from error
+        if not error.judges_the_model:
+            raise Failure(str(error)) from error
+        yield MaterializeResult(metadata={"change": "taken back", "reason": str(error)})
+        return
     yield _result(
         {
             "endpoint": endpoint.name,
