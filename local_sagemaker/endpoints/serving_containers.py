@@ -6,6 +6,7 @@ Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.h
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ from local_sagemaker.processes.launch import ImagesError
 PING_TIMEOUT_SECONDS = 2.0
 _FIRST_PING_SECONDS = 0.02
 _LONGEST_PING_PAUSE_SECONDS = 1.0
+_PORTS = range(16_384, 32_767)
+"""AWS's multi-model-server refuses 32767 and above. Outgoing connections take Linux's ports from
+32768 on, so none takes a port between its choice and the container's start."""
 
 
 class InstanceFailedError(LocalSageMakerError):
@@ -33,12 +37,15 @@ class InstanceFailedError(LocalSageMakerError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Different free ports of this machine, as many as `count`."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Different free ports of this machine, as many as `count`. Raises InstanceFailedError."""
+    found: list[int] = []
+    for port in random.sample(_PORTS, len(_PORTS)):
+        if len(found) == count:
+            return found
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+    raise InstanceFailedError("This machine has no free port for another container.")
 
 
 class ServingContainer:

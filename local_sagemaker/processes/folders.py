@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from local_sagemaker.processes.launch import (
 from local_sagemaker.processes.usage import folder_bytes
 
 _PROBE_SECONDS = 10.0
+_ETC_HOSTS = Path("/etc/hosts")
+_HOSTS = 100
+"""How many hosts of a training job have names. AWS's training toolkit waits until they resolve."""
 
 
 class Folders:
@@ -102,18 +106,25 @@ class Folders:
 
 def own_opt_ml(state: Path, containers: Path) -> list[str]:
     """The beginning of a command line that mounts its next argument, a folder, at `/opt/ml` for the
-    rest of the command.
+    rest of the command. There, the names `algo-1` and so on resolve to the loopback address.
 
-    In a separate mount namespace, only the container sees its folder there. That requires root, or
-    user namespaces and a folder `/opt/ml`. The result is empty where this machine allows neither;
-    programs then find their folder only through SAGEMAKER_BASE_DIR.
+    In a separate mount namespace, only the container sees its folder and the names. That requires
+    root, or user namespaces and a folder `/opt/ml`. The result is empty where this machine allows
+    neither; programs then find their folder only through SAGEMAKER_BASE_DIR, and no such name.
     """
     tools = {name: shutil.which(name) for name in ("unshare", "mount", "sh")}
     if None in tools.values() or any(path.is_relative_to(OPT_ML) for path in (state, containers)):
         return []
     with contextlib.suppress(OSError):
         OPT_ML.mkdir(parents=True, exist_ok=True)
-    script = f'"{tools["mount"]}" --bind "$0" {OPT_ML} && exec "$@"'
+    bind = f'"{tools["mount"]}" --bind'
+    script = f'{bind} "$0" {OPT_ML} && '
+    if _ETC_HOSTS.is_file():
+        hosts = state / "hosts"
+        names = "".join(f"127.0.0.1 algo-{number}\n" for number in range(1, _HOSTS + 1))
+        hosts.write_text(f"{_ETC_HOSTS.read_text()}\n{names}")
+        script += f"{bind} {shlex.quote(str(hosts))} {_ETC_HOSTS} && "
+    script += 'exec "$@"'
     for namespaces in (["--mount"], ["--user", "--map-root-user", "--mount"]):
         beginning = [str(tools["unshare"]), *namespaces, str(tools["sh"]), "-c", script]
         try:

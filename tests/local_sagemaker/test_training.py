@@ -185,7 +185,7 @@ def test_entry_point_and_arguments_are_honoured(sagemaker: Any, s3: Any, bucket:
     assert job["FailureReason"].endswith("exit code: 2")
 
 
-def test_a_container_finds_its_own_folder_at_opt_ml(
+def test_a_container_finds_its_own_folder_at_opt_ml_and_the_hosts_by_name(
     sagemaker: Any, s3: Any, bucket: str, tmp_path: Path
 ) -> None:
     """Two containers run as hosts of one job. Absolute paths lead each to its own files, which are
@@ -194,7 +194,9 @@ def test_a_container_finds_its_own_folder_at_opt_ml(
         pytest.skip("this machine allows neither mounts nor user namespaces")
     for number in range(2):
         s3.put_object(Bucket=bucket, Key=f"data/{number}.txt", Body=str(number))
-    script = "cat /opt/ml/input/data/training/* > /opt/ml/model/$$.txt"
+    script = (
+        "getent hosts algo-1 algo-2 && cat /opt/ml/input/data/training/* > /opt/ml/model/$$.txt"
+    )
     algorithm = {
         "TrainingImage": RECORDER,
         "TrainingInputMode": "File",
