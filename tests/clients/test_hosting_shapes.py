@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,17 @@ LAPSE = 10
 PATIENCE = 1800.0 if ON_AWS else 60.0
 FIVE = range(5)
 pytestmark = [pytest.mark.aws_verified, *([pytest.mark.timeout(7200)] if ON_AWS else [])]
+
+
+def until(read: Callable[[], Any], wanted: Callable[[Any], bool]) -> Any:
+    """What `read` gives as soon as it is `wanted`."""
+
+    def paced() -> Any:
+        if ON_AWS:
+            time.sleep(5)  # AWS throttles callers that describe without a pause
+        return read()
+
+    return wait_for(paced, wanted, PATIENCE)
 
 
 @dataclass(frozen=True)
@@ -162,10 +174,9 @@ class Hosting:
 
     def settled(self, endpoint: str) -> Any:
         """The description of the endpoint once it is in service."""
-        found = wait_for(
+        found = until(
             lambda: self.described(endpoint),
             lambda one: one["EndpointStatus"] in ("InService", "Failed"),
-            PATIENCE,
         )
         assert found["EndpointStatus"] == "InService", found.get("FailureReason")
         return found
@@ -321,7 +332,7 @@ def serverless(hosting: Hosting) -> None:
     occupying = threading.Thread(target=occupy)
     occupying.start()
     try:
-        wait_for(throttled, bool, PATIENCE)
+        until(throttled, bool)
     finally:
         enough.set()
         occupying.join()
@@ -390,7 +401,7 @@ def shadow(hosting: Hosting) -> None:
         )["Datapoints"]
         return float(sum(point["Sum"] for point in points))
 
-    wait_for(copies, lambda count: count == len(FIVE), PATIENCE)
+    until(copies, lambda count: count == len(FIVE))
 
 
 def canary(hosting: Hosting) -> None:
@@ -428,7 +439,7 @@ def canary(hosting: Hosting) -> None:
         seen.append(hosting.told_version(name))
         return str(hosting.described(name)["EndpointStatus"])
 
-    wait_for(status, lambda now: now != "Updating", PATIENCE)
+    until(status, lambda now: now != "Updating")
     found = hosting.settled(name)
     assert found["EndpointConfigName"] == new
     used = found["LastDeploymentConfig"]["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
@@ -490,5 +501,5 @@ def _gone(hosting: Hosting, endpoint: str) -> None:
                 raise
             return error.message
 
-    wait_for(described, lambda told: "Could not find endpoint" in told, PATIENCE)
+    until(described, lambda told: "Could not find endpoint" in told)
     hosting.refused_request("ValidationError", endpoint)
