@@ -111,7 +111,10 @@ def register(
         champion = registry.champion(model.tenant, model.workload)
         reigning = _healed(registry, model, champion) if champion is not None else None
         verdict = _judge(registry, workload, model, champion, reigning)
-        if deploy is not None and asked is None and (verdict.crown or verdict.is_champion):
+        serves = verdict.crown or verdict.is_champion
+        if deploy is not None and asked is not None and not serves and champion is not None:
+            deploy(champion.route)  # another version was crowned since this one was deployed
+        if deploy is not None and asked is None and serves:
             _deploy(registry, model, route, deploy)
             try:
                 asked = _ask(deployment, registry, workload, model, route)
