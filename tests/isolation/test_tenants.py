@@ -118,6 +118,7 @@ def built_keys(
         "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "batch": draw(an_id("version_name", "b-1", *names)),
         "attempt": 1,
+        "outcome": "answered",
         "endpoint": "tenantry-energy-bridge",
         "archive": s3_keys.checkpoint_archive(workload, pack, tenant, version),
         **fixed,

@@ -27,6 +27,7 @@ from infrastructure.local_cloud import LocalCloud, local_sagemaker_running, sage
 from orchestration.checks import shadow_check
 from orchestration.private_dagster.chosen_partitions import asset_key
 from orchestration.workload_definitions import known_warnings_left_out
+from resources import tenantry_resource
 from tenantry.aws.deployment import Deployment
 from tenantry.hosting.endpoints import describe_endpoint
 from tenantry.hosting.invocation import InvocationRefusedError
@@ -74,7 +75,10 @@ def world(local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> 
         )
         tiny = hosted(tiny.model_copy(update={"serving": serving}))
         endpoint = CONTAINER_MANAGED.endpoint_name(deployment.prefix, NAME, Shared("bridge"))
+        # The resource keeps the clients of a process; this module's SageMaker is its own.
+        tenantry_resource._deployment.cache_clear()
         yield World(deployment, tiny, endpoint, folder)
+        tenantry_resource._deployment.cache_clear()
 
 
 def hosted(workload: Workload, **more: Any) -> Workload:
