@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 COMMAND = (sys.executable, "-m", "benchmarks.hosting")
 
 
+@pytest.mark.slow
 def test_two_shapes_are_billed_and_lose_no_request_while_they_are_updated(tmp_path: Path) -> None:
     picture = tmp_path / "shapes.png"
     shapes = ("--shapes", "single_model", "multi_model")

@@ -462,10 +462,7 @@ SHAPES: tuple[Callable[[Hosting], None], ...] = (
 
 def _case(client: str, shape: Callable[[Hosting], None]) -> Any:
     """The quick cases are all shapes through boto3, and as much of the others as time allows."""
-    others = {
-        "aws-cli": (one_model,),
-        "sagemaker-core": (one_model, many_models, direct_containers, serverless),
-    }
+    others = {"aws-cli": (one_model,), "sagemaker-core": (serverless,)}
     quick = client == "boto3" or shape in others[client]
     marks = () if quick else pytest.mark.slow
     return pytest.param(client, shape, marks=marks, id=f"{client}-{shape.__name__}")

@@ -46,8 +46,8 @@ from tests.tenantry.serving.tiny_family import MEANS, World, tiny_workload
 KEY = asset_key("energy", "serving_endpoint")
 ASKED = {"add": 1}
 TINY = Path(__file__).resolve().parents[1] / "tenantry/serving/containers"
-LAPSE = 30
-"""A minute of SageMaker's takes two seconds."""
+LAPSE = 60
+"""A minute of SageMaker's takes a second."""
 
 
 @pytest.fixture(scope="module")
