@@ -12,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,15 +74,15 @@ def publish(
     image = _image(ecr, repository, candidate)
     digest = _digest(image)
     try:
-        ecr.put_image(
-            repositoryName=repository,
-            imageManifest=image["imageManifest"],
-            imageTag=version,
-            imageManifestMediaType=image["imageManifestMediaType"],
-            imageDigest=digest,  # ECR verifies it
-        )
-    except ecr.exceptions.ImageAlreadyExistsException:
-        pass  # this image has the tag: the release is run again
+        # Of a release that is run again, this image has the tag.
+        with suppress(ecr.exceptions.ImageAlreadyExistsException):
+            ecr.put_image(
+                repositoryName=repository,
+                imageManifest=image["imageManifest"],
+                imageTag=version,
+                imageManifestMediaType=image["imageManifestMediaType"],
+                imageDigest=digest,  # ECR verifies it
+            )
     except ecr.exceptions.ImageTagAlreadyExistsException as error:
         if _digest(_image(ecr, repository, version)) != digest:
             raise ReleaseError(

@@ -31,7 +31,7 @@ from tenantry.hosting.shapes.multi_model import pipeline_containers
 from tenantry.models.artifacts import placed_key
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys, sagemaker_names
-from tenantry.names.tiers import machines_of
+from tenantry.names.tiers import Machines, machines_of
 from tenantry.serving.moments import of_the_day
 from tenantry.tracing.spans import mark_failed, span
 from tenantry.workloads.hosting import Pipeline
@@ -128,11 +128,13 @@ def predict_batch(
             raise TransformJobFailedError(
                 f"no archive is there to predict with for any of the {len(champions)} tenants"
             )
-        alone = champions[0].tenant if champions[0].tier == "silo" else None
-        role = None if alone is None else ensure_silo_role(deployment, name, alone)
-        model = _model_request(deployment, workload, day, batch, job, alone)
+        machines = machines_of(champions[0].tier, champions[0].tenant)
+        role = (
+            ensure_silo_role(deployment, name, machines.tenant) if machines.tier == "silo" else None
+        )
+        model = _model_request(deployment, workload, day, batch, job, machines)
         usable(role, partial(create_once, client.create_model, model))
-        request = _job_request(deployment, workload, day, batch, job, alone)
+        request = _job_request(deployment, workload, day, batch, job, machines)
         usable(role, partial(create_once, client.create_transform_job, request))
     described = _wait(deployment, job, workload.batch.max_seconds + 1800, poll, given_up)
     status = described["TransformJobStatus"]
@@ -187,25 +189,24 @@ def _write_input(
     return True
 
 
-def _tags(workload: Workload, batch: str, alone: ids.TenantId | None) -> list[dict[str, str]]:
+def _tags(workload: Workload, batch: str, machines: Machines) -> list[dict[str, str]]:
     return [
         {"Key": "tenantry:workload", "Value": workload.name},
         {"Key": "tenantry:batch", "Value": batch},
-        *([] if alone is None else tenant_tags(alone)),
+        *(tenant_tags(machines.tenant) if machines.tier == "silo" else []),
     ]
 
 
 def _model_request(
-    deployment: Deployment,
-    workload: Workload,
-    day: date,
-    batch: str,
-    job: str,
-    alone: ids.TenantId | None,
+    deployment: Deployment, workload: Workload, day: date, batch: str, job: str, machines: Machines
 ) -> Any:
     name = ids.workload_name(workload.name)
-    role = deployment.batch_role if alone is None else silo_role_arn(deployment, name, alone)
-    tags = _tags(workload, batch, alone)
+    role = (
+        silo_role_arn(deployment, name, machines.tenant)
+        if machines.tier == "silo"
+        else deployment.batch_role
+    )
+    tags = _tags(workload, batch, machines)
     prefix = s3_keys.batch_prefix(name, day, batch)
     source = {
         "S3Uri": f"s3://{deployment.data_bucket}/{prefix}models/",
@@ -218,7 +219,8 @@ def _model_request(
         "ModelDataSource": {"S3DataSource": source},
         "Environment": {**log_environment(), **workload.serving.environment},
     }
-    hosting = getattr(workload.hosting, workload.shared_machines.tier)
+    # The containers that stand around the model where the tenants' endpoint answers at once.
+    hosting = getattr(workload.hosting, machines.tier)
     if isinstance(hosting, Pipeline):
         containers = pipeline_containers(deployment, hosting, container)
         return {"ModelName": job, "ExecutionRoleArn": role, "Tags": tags, **containers}
@@ -226,12 +228,7 @@ def _model_request(
 
 
 def _job_request(
-    deployment: Deployment,
-    workload: Workload,
-    day: date,
-    batch: str,
-    job: str,
-    alone: ids.TenantId | None,
+    deployment: Deployment, workload: Workload, day: date, batch: str, job: str, machines: Machines
 ) -> Any:
     batch_prefix = s3_keys.batch_prefix(ids.workload_name(workload.name), day, batch)
     prefix = f"s3://{deployment.data_bucket}/{batch_prefix}"
@@ -259,7 +256,7 @@ def _job_request(
                 else {"TransformAmiVersion": workload.batch.ami_version}
             ),
         },
-        "Tags": _tags(workload, batch, alone),
+        "Tags": _tags(workload, batch, machines),
     }
 
 

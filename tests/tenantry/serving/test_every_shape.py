@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
 from tenantry.aws import objects
+from tenantry.batch.transform import predict_batch
 from tenantry.capacity.new_endpoints import deploying, ensure_endpoints
 from tenantry.hosting.endpoints import describe_endpoint, endpoints_beginning
 from tenantry.hosting.shapes.catalogue import real_time_shape, route_in
@@ -28,7 +29,7 @@ from tenantry.onboarding.registration import (
     roll_back,
 )
 from tenantry.tenants.wind_down import wind_down
-from tenantry.workloads.hosting import Hosting, Pipeline, PipelineContainer
+from tenantry.workloads.hosting import Hosting, Pipeline, PipelineContainer, SingleModel
 from tenantry.workloads.sections import Cache
 from tests.containers.runtime.serving import archive_model
 from tests.tenantry.onboarding.registration import NAME, trained_version
@@ -213,3 +214,25 @@ def test_a_version_that_does_not_answer_is_taken_back(world: World) -> None:
     with world.client(tenant) as client:
         assert client.predict(ASKED) == {"mean": 101.0}
     taken_down(world)
+
+
+def test_a_batch_has_the_containers_of_its_own_tiers_shape(world: World) -> None:
+    """A silo tenant's endpoint has none around the model, so its batch has none either."""
+    before = RELAYED.model_copy(update={"after": ()})
+    hosting = Hosting.model_construct(
+        **{**dict(Hosting()), "bridge": before, "silo": SingleModel()}
+    )
+    batch = world.tiny.batch.model_copy(update={"request": ASKED})
+    tiny = world.tiny.model_copy(update={"hosting": hosting, "batch": batch})
+    answers = {}
+    tiers: tuple[Tier, ...] = ("bridge", "silo")
+    for tier in tiers:
+        tenant = ids.tenant_id(f"s-batch-{tier}")
+        model = version(world, tenant, 1, 100.0, tier)
+        route = route_in(world.deployment.prefix, tiny, tier, tenant, model.version)
+        champion = ModelRegistry(world.deployment).crown(model, route, None)
+        day, name = date(2026, 3, 2), f"b-{tier}"
+        predict_batch(world.deployment, tiny, day, name, [champion], poll=0.1)
+        with world.client(tenant) as client:
+            (answers[tier],) = client.predictions(day)
+    assert answers == {"bridge": {"mean": 106.0}, "silo": {"mean": 101.0}}
