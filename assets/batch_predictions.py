@@ -53,7 +53,7 @@ def batch_predictions_asset(
     def batch_predictions(
         context: AssetExecutionContext, config: BatchConfig, tenantry: TenantryResource
     ) -> Iterator[MaterializeResult[Any]]:
-        chosen = [ids.tenant_id(key) for key in context.op_execution_context.partition_keys]
+        chosen = [ids.model_id(key) for key in context.op_execution_context.partition_keys]
         predict_day(context.op_execution_context, config, tenantry, workload, chosen)
         yield from ()
 
@@ -65,7 +65,7 @@ def predict_day(
     config: BatchConfig,
     tenantry: TenantryResource,
     workload: Workload,
-    tenants: Sequence[ids.TenantId] | None,
+    tenants: Sequence[ids.ModelId] | None,
 ) -> None:
     """Predict a day in a Dagster run, for tenants, or for all with a model (None). Raises
     ``Failure`` if some failed."""

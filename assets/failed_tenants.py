@@ -8,7 +8,7 @@ from tenantry.names import ids
 from tenantry.onboarding.onboarding import failures_in_words
 
 
-def raise_for(failures: Mapping[ids.TenantId, str]) -> None:
+def raise_for(failures: Mapping[ids.ModelId, str]) -> None:
     """Fail the run when tenants failed, so that they show as failed; the others stay
     materialised."""
     if failures:

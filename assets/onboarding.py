@@ -134,11 +134,11 @@ def _onboard(
     tenantry: TenantryResource,
     workload: Workload,
     stages: frozenset[AssetName],
-) -> dict[ids.TenantId, str]:
+) -> dict[ids.ModelId, str]:
     deployment = tenantry.deployment
     queue = RequestQueue(deployment, by=f"run {context.run.run_id}")
     report = RunReport(context, workload.name)
-    failures: dict[ids.TenantId, str] = {}
+    failures: dict[ids.ModelId, str] = {}
     registered = refused = 0
     for pack, tier, members in _packs(context, config, queue, workload, failures, report):
         _announce(context, workload, stages, members)
@@ -186,7 +186,7 @@ def _packs(
     config: OnboardingConfig,
     queue: RequestQueue,
     workload: Workload,
-    failures: dict[ids.TenantId, str],
+    failures: dict[ids.ModelId, str],
     report: RunReport,
 ) -> Iterator[tuple[ids.PackId, tiers.Tier, Sequence[Member]]]:
     """The pack the launcher named, or packs of the partitions a person chose: silo tenants alone,
@@ -195,8 +195,7 @@ def _packs(
     if config.pack:
         pack = ids.pack_id(config.pack)
         wanted = [
-            (ids.tenant_id(entry.tenant), ids.request_id(entry.request))
-            for entry in config.requests
+            (ids.model_id(entry.tenant), ids.request_id(entry.request)) for entry in config.requests
         ]
         members = owed_members(queue.get_many(wanted, name), pack)
         context.log.info(
@@ -205,7 +204,7 @@ def _packs(
         if members:
             yield pack, members[0].request.tier, members
         return
-    chosen = [ids.tenant_id(key) for key in context.partition_keys]
+    chosen = [ids.model_id(key) for key in context.partition_keys]
     groups: dict[str, list[Member]] = {}
     for tenant, member in members_by_hand(queue, workload, chosen, context.run.run_id):
         if member is None:

@@ -127,7 +127,7 @@ class Product:
     timeout: float
     """Seconds without any progress, after which the demo gives up."""
     first_answers: dict[ids.TenantId, Mapping[str, Any]] = field(default_factory=dict)
-    served: set[ids.TenantId] = field(default_factory=set)
+    served: set[ids.ModelId] = field(default_factory=set)
     lacking: dict[ids.TenantId, str] = field(default_factory=dict)
     """The results that tenants without an expected model did not get, and why."""
 

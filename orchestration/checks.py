@@ -69,7 +69,7 @@ def _asset_check(workload: Workload, check: Check) -> AssetChecksDefinition:
     )
     def ask(context: AssetCheckExecutionContext, tenantry: TenantryResource) -> AssetCheckResult:
         op_context = context.op_execution_context
-        tenants = [ids.tenant_id(key) for key in op_context.partition_keys]
+        tenants = [ids.model_id(key) for key in op_context.partition_keys]
         findings = {tenant: check.ask(tenantry.deployment, workload, tenant) for tenant in tenants}
         if len(findings) == 1:
             (finding,) = findings.values()

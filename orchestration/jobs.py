@@ -235,7 +235,7 @@ def _roll_back_chosen(
         raise Failure(
             "A version is one tenant's: leave `to` empty to roll back several.", allow_retries=False
         )
-    failures: dict[ids.TenantId, str] = {}
+    failures: dict[ids.ModelId, str] = {}
     by = f"run {context.run.run_id}"
     with RunReport(context, workload.name) as report:
         for tenant in chosen:
@@ -272,9 +272,10 @@ def _tier(workload: Workload) -> JobDefinition:
         context: OpExecutionContext, config: TierConfig, tenantry: TenantryResource
     ) -> None:
         by = f"run {context.run.run_id}"
-        failures: dict[ids.TenantId, str] = {}
+        failures: dict[ids.ModelId, str] = {}
         with RunReport(context, workload.name) as report:
-            for tenant in chosen_tenants(context, config.tenants):
+            models = chosen_tenants(context, config.tenants)
+            for tenant in dict.fromkeys(map(ids.tenant_of, models)):
                 stands = change_tier(
                     tenantry.deployment, workload, tenant, config.tier, by=by, why=config.why
                 )
@@ -304,7 +305,7 @@ def _tier(workload: Workload) -> JobDefinition:
     return tier
 
 
-def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[ids.TenantId]:
+def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[ids.ModelId]:
     """The tenants the configuration names, or the partition that was picked. Raises ``Failure``
     where there is neither."""
     chosen = tenants or ([context.partition_key] if context.has_partition_key else [])
@@ -313,7 +314,7 @@ def chosen_tenants(context: OpExecutionContext, tenants: Sequence[str]) -> list[
             "No tenant was chosen: pick a partition, or name tenants in the configuration.",
             allow_retries=False,
         )
-    return [ids.tenant_id(tenant) for tenant in dict.fromkeys(chosen)]
+    return [ids.model_id(tenant) for tenant in dict.fromkeys(chosen)]
 
 
 def _retraining(workload: Workload) -> JobDefinition:

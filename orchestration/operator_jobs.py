@@ -69,7 +69,7 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
         context: OpExecutionContext, config: RetryConfig, tenantry: TenantryResource
     ) -> None:
         queue = RequestQueue(tenantry.deployment, by=f"run {context.run.run_id}")
-        failures: dict[ids.TenantId, str] = {}
+        failures: dict[ids.ModelId, str] = {}
         if config.all_dead_lettered:
             rows: Sequence[Request] = queue.with_status(name, "dead_lettered")
         else:
@@ -103,7 +103,7 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
         context: OpExecutionContext, config: CancelConfig, tenantry: TenantryResource
     ) -> None:
         queue = RequestQueue(tenantry.deployment, by=f"run {context.run.run_id}")
-        failures: dict[ids.TenantId, str] = {}
+        failures: dict[ids.ModelId, str] = {}
         for tenant in chosen_tenants(context, config.tenants):
             rows = [row for row in queue.of_tenant(name, tenant) if row.status in OPEN]
             if not rows:
@@ -165,8 +165,8 @@ def operator_jobs_of(workload: Workload) -> Sequence[JobDefinition]:
 def _latest(
     queue: RequestQueue,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
-    failures: dict[ids.TenantId, str],
+    tenant: ids.ModelId,
+    failures: dict[ids.ModelId, str],
 ) -> list[Request]:
     """The tenant's latest request, where it has any."""
     newest = newest_of(queue.of_tenant(workload, tenant))

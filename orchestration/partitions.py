@@ -21,7 +21,7 @@ def tenants_of(workload: str) -> DynamicPartitionsDefinition:
 
 
 def add_tenants(
-    instance: DagsterInstance, workload: ids.WorkloadName, tenants: Sequence[ids.TenantId]
+    instance: DagsterInstance, workload: ids.WorkloadName, tenants: Sequence[ids.ModelId]
 ) -> None:
     """Make tenants known to Dagster, through the instance and in bulk; known ones are left alone.
 
@@ -33,7 +33,7 @@ def add_tenants(
         _add(instance, name, unique[start : start + _ADDED_AT_ONCE])
 
 
-def _add(instance: DagsterInstance, name: str, tenants: Sequence[ids.TenantId]) -> None:
+def _add(instance: DagsterInstance, name: str, tenants: Sequence[ids.ModelId]) -> None:
     """Dagster looks up the new ones and inserts them. If another sensor adds one in between, the
     whole insertion fails."""
     for left in reversed(range(_TRIES)):

@@ -62,7 +62,7 @@ def trial_job_of(workload: Workload) -> JobDefinition:
                 "To start a trial, name one tenant and its `version`.", allow_retries=False
             )
         by = f"run {context.run.run_id}"
-        failures: dict[ids.TenantId, str] = {}
+        failures: dict[ids.ModelId, str] = {}
         with RunReport(context, workload.name) as report:
             for tenant in chosen:
                 try:
@@ -92,7 +92,7 @@ def trial_job_of(workload: Workload) -> JobDefinition:
 
 
 def _steered(
-    deployment: Deployment, workload: Workload, tenant: ids.TenantId, config: TrialConfig, by: str
+    deployment: Deployment, workload: Workload, tenant: ids.ModelId, config: TrialConfig, by: str
 ) -> tuple[Mapping[str, Any], ids.Version | None]:
     """Do what the configuration says. Returns what Dagster shows, and the version that became
     champion, if one did."""

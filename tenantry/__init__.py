@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tenantry.hosting.invocation import InvocationRefusedError
     from tenantry.hosting.shapes.asynchronous import NotAsynchronousError
     from tenantry.hosting.shapes.catalogue import UnknownShapeError
-    from tenantry.names.ids import InvalidIdError, tenant_id
+    from tenantry.names.ids import InvalidIdError, model_name, tenant_id
     from tenantry.serving.asynchronous import ParkedError, Submitted
     from tenantry.serving.client import (
         AnswerUnreadableError,
@@ -44,6 +44,7 @@ __all__ = [
     "TenantClient",
     "UnknownShapeError",
     "Workload",
+    "model_name",
     "read_workloads",
     "tenant_id",
 ]
@@ -66,6 +67,7 @@ _WHERE: Final = {
     "UnknownShapeError": "tenantry.hosting.shapes.catalogue",
     "Workload": "tenantry.workloads.schema",
     "read_workloads": "tenantry.workloads.schema",
+    "model_name": "tenantry.names.ids",
     "tenant_id": "tenantry.names.ids",
 }
 

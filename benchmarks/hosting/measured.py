@@ -164,7 +164,7 @@ class Site:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(one, range(len(tenants))))
 
-    def _machines(self, tenant: ids.TenantId) -> Machines:
+    def _machines(self, tenant: ids.ModelId) -> Machines:
         return machines_of(self.tier, tenant)
 
     def deploy(self) -> float:

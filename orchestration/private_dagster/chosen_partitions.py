@@ -62,7 +62,7 @@ def asset_key(workload: str, asset: str) -> AssetKey:
 
 
 def plan(
-    context: OpExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[ids.TenantId]
+    context: OpExecutionContext, assets: Iterable[AssetKey], tenants: Sequence[ids.ModelId]
 ) -> None:
     """Show these tenants as in progress; those without a materialisation when the run has failed
     show as failed.
@@ -160,7 +160,7 @@ class RunReport:
         self.flush()
 
     def materialized(
-        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], data_version: str
+        self, asset: AssetName, tenant: ids.ModelId, metadata: Mapping[str, Any], data_version: str
     ) -> None:
         """A tenant's asset exists now."""
         made = AssetMaterialization(
@@ -179,7 +179,7 @@ class RunReport:
         self,
         asset: AssetName,
         check: str,
-        tenant: ids.TenantId,
+        tenant: ids.ModelId,
         metadata: Mapping[str, Any],
         *,
         passed: bool,
@@ -201,7 +201,7 @@ class RunReport:
             f"Asset check '{check}' of {tenant} {verdict}.",
         )
 
-    def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
+    def failed(self, asset: AssetName, tenant: ids.ModelId, reason: str) -> None:
         """A tenant's asset could not be made: its partition is failed, and its page says why.
 
         Dagster calls a partition failed when the run that was to make it has failed, but this run
@@ -233,7 +233,7 @@ class RunReport:
         self._wait(_entry(planned, run_id))
         self._instance.event_log_storage.store_event(self._log_line(message, run_id))
 
-    def _was_ever_materialized(self, key: AssetKey, tenant: ids.TenantId) -> bool:
+    def _was_ever_materialized(self, key: AssetKey, tenant: ids.ModelId) -> bool:
         of_tenant = AssetRecordsFilter(asset_key=key, asset_partitions=[tenant])
         records = self._instance.fetch_materializations(of_tenant, limit=1).records
         latest = records[0].asset_materialization if records else None
@@ -265,7 +265,7 @@ class RunReport:
         )
 
     def observed(
-        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], message: str
+        self, asset: AssetName, tenant: ids.ModelId, metadata: Mapping[str, Any], message: str
     ) -> None:
         """An event about a tenant's asset that did not make it anew."""
         observed = AssetObservation(
@@ -330,7 +330,7 @@ class RunReport:
             )
 
 
-def metadata_of_tenant(tenant: ids.TenantId, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def metadata_of_tenant(tenant: ids.ModelId, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata as Dagster shows it, the tenant first: an asset's overview shows the latest event of
     any tenant without naming the tenant."""
     shown = {name: metadata_value(name, value) for name, value in metadata.items()}

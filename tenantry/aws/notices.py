@@ -37,7 +37,7 @@ class Notice:
 
     kind: NoticeKind
     workload: ids.WorkloadName
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     message: str
     request: ids.RequestId | None = None
     version: ids.Version | None = None
@@ -73,13 +73,14 @@ def tell_tenants(deployment: Deployment, notices: Sequence[Notice]) -> None:
 
 
 def _document(notice: Notice) -> str:
-    return json.dumps({"format": 1, **asdict(notice)})
+    whose = {"tenant": ids.tenant_of(notice.tenant), "model": ids.name_of(notice.tenant)}
+    return json.dumps({"format": 1, **asdict(notice), **whose})
 
 
 def _attributes(notice: Notice) -> dict[str, MessageAttributeValueTypeDef]:
     return {
         "kind": {"DataType": "String", "StringValue": notice.kind},
-        "tenant": {"DataType": "String", "StringValue": notice.tenant},
+        "tenant": {"DataType": "String", "StringValue": ids.tenant_of(notice.tenant)},
     }
 
 

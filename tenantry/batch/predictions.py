@@ -66,14 +66,14 @@ def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -
 def predict(
     deployment: Deployment,
     workload: Workload,
-    tenants: Sequence[ids.TenantId] | None,
+    tenants: Sequence[ids.ModelId] | None,
     day: date,
     salt: str,
     report: Report,
     *,
     poll: float,
-    starting: Callable[[Sequence[ids.TenantId]], None] = lambda _: None,
-) -> dict[ids.TenantId, str]:
+    starting: Callable[[Sequence[ids.ModelId]], None] = lambda _: None,
+) -> dict[ids.ModelId, str]:
     """Predict a day for tenants, or for all with a champion (None), and report each.
 
     Args:
@@ -100,7 +100,7 @@ def predict(
         )
         if champion is not None
     ]
-    failures: dict[ids.TenantId, str] = {}
+    failures: dict[ids.ModelId, str] = {}
     served = {champion.tenant for champion in champions}
     for tenant in tenants or ():
         if tenant not in served:
@@ -138,14 +138,14 @@ def _too_old(
     champions: Sequence[Champion],
     day: date,
     report: Report,
-) -> dict[ids.TenantId, str]:
+) -> dict[ids.ModelId, str]:
     """Check the age of each champion's data. Tell the owner once when they are too old to reach the
     day.
 
     Returns:
         Each tenant whose champion cannot reach the day, with the reason.
     """
-    reasons: dict[ids.TenantId, str] = {}
+    reasons: dict[ids.ModelId, str] = {}
     at = datetime.combine(day, time(), UTC)
     for champion in champions:
         age = data_age(champion.card)
@@ -230,7 +230,7 @@ def _side_by_side(
 
 def _report_batch(
     deployment: Deployment, workload: Workload, day: date, result: BatchResult, report: Report
-) -> dict[ids.TenantId, str]:
+) -> dict[ids.ModelId, str]:
     usd = (
         result.seconds
         / 3600
@@ -265,7 +265,7 @@ def _report_batch(
 
 
 def _shown(
-    workload: Workload, day: date, tenant: ids.TenantId, content: bytes, *, plots: bool
+    workload: Workload, day: date, tenant: ids.ModelId, content: bytes, *, plots: bool
 ) -> tuple[int, dict[str, Any]]:
     """The number of rows in a tenant's prediction, and its metadata for people: a series' plot and
     days, or pictures. Each of several answers counts as one row."""

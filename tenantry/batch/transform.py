@@ -57,7 +57,7 @@ class TenantPrediction:
     ``rows`` counts predicted values or drawn pictures; ``shown`` is metadata for people.
     ``trace_id`` is the version's, empty for none."""
 
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     version: ids.Version
     key: str | None
     rows: int
@@ -76,12 +76,12 @@ class BatchResult:
     predictions: tuple[TenantPrediction, ...]
 
 
-Show = Callable[[ids.TenantId, bytes], tuple[int, Mapping[str, Any]]]
+Show = Callable[[ids.ModelId, bytes], tuple[int, Mapping[str, Any]]]
 """Takes a tenant and its answer; returns the answer's number of rows and its metadata for
 people."""
 
 
-def one_row(_tenant: ids.TenantId, _content: bytes) -> tuple[int, Mapping[str, Any]]:
+def one_row(_tenant: ids.ModelId, _content: bytes) -> tuple[int, Mapping[str, Any]]:
     """Count any answer as one row, and show nothing of it."""
     return 1, {}
 

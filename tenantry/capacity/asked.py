@@ -26,14 +26,14 @@ _LISTED: Final = 1000
 """Keys in an answer of ListObjectsV2, at most."""
 _SAID_EVERY: Final = 1000  # tenants
 
-AskedHours = Mapping[ids.TenantId, Mapping[datetime, int]]
+AskedHours = Mapping[ids.ModelId, Mapping[datetime, int]]
 """The requests of each tenant by the hour's beginning, UTC."""
 
 
 def asked_hours(
     deployment: Deployment,
     workload: ids.WorkloadName,
-    tenants: Sequence[ids.TenantId],
+    tenants: Sequence[ids.ModelId],
     now: datetime,
     days: int,
 ) -> AskedHours:
@@ -50,7 +50,7 @@ def asked_hours(
         now: with a time zone.
         days: how many days are looked back.
     """
-    found: dict[ids.TenantId, dict[datetime, int]] = {}
+    found: dict[ids.ModelId, dict[datetime, int]] = {}
     today = now.astimezone(UTC).date()
     for ago in range(1, days + 1):
         day = today - ago * _DAY
@@ -64,12 +64,12 @@ def asked_hours(
 
 
 def _counted(
-    deployment: Deployment, workload: ids.WorkloadName, tenants: Sequence[ids.TenantId], day: date
+    deployment: Deployment, workload: ids.WorkloadName, tenants: Sequence[ids.ModelId], day: date
 ) -> AskedHours:
-    def count(tenant: ids.TenantId) -> Counter[datetime]:
+    def count(tenant: ids.ModelId) -> Counter[datetime]:
         return Counter(_hours(deployment, workload, tenant, day))
 
-    found = dict[ids.TenantId, Mapping[datetime, int]]()
+    found = dict[ids.ModelId, Mapping[datetime, int]]()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for place, (tenant, hours) in enumerate(
             zip(tenants, pool.map(count, tenants), strict=True), start=1
@@ -82,7 +82,7 @@ def _counted(
 
 
 def _hours(
-    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.TenantId, day: date
+    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.ModelId, day: date
 ) -> Iterator[datetime]:
     """The hour of each archived request of a day. Where an hour fills an answer, the rest of it is
     left out."""
@@ -108,9 +108,9 @@ def _kept(deployment: Deployment, workload: ids.WorkloadName, day: date) -> Aske
     rows = read_rows(deployment, s3_keys.asked_file(workload, day))
     if rows is None:
         return None
-    found: dict[ids.TenantId, dict[datetime, int]] = {}
+    found: dict[ids.ModelId, dict[datetime, int]] = {}
     for row in rows:
-        found.setdefault(ids.tenant_id(row["tenant"]), {})[row["hour"]] = row["requests"]
+        found.setdefault(ids.model_id(row["tenant"]), {})[row["hour"]] = row["requests"]
     return found
 
 

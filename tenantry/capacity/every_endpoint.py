@@ -71,7 +71,7 @@ class OtherEndpoints:
 
 
 def own_endpoint(
-    deployment: Deployment, workload: Workload, tenant: ids.TenantId, kind: Kind
+    deployment: Deployment, workload: Workload, tenant: ids.ModelId, kind: Kind
 ) -> ScaledEndpoint:
     """A silo tenant's own endpoint.
 

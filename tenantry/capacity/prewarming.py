@@ -50,7 +50,7 @@ class Prewarmed:
     loaded: int
     untried: int
     seconds: float
-    failed: Mapping[ids.TenantId, str]
+    failed: Mapping[ids.ModelId, str]
 
     @property
     def figures(self) -> dict[str, int | float]:
@@ -108,7 +108,7 @@ def prewarm(
     )
 
 
-def most_wanted(hours: AskedHours, section: Prewarming, now: datetime) -> list[ids.TenantId]:
+def most_wanted(hours: AskedHours, section: Prewarming, now: datetime) -> list[ids.ModelId]:
     """The tenants whose models were asked within the coming hours of an earlier day, by the clocks
     of the section's zone.
 
@@ -116,7 +116,7 @@ def most_wanted(hours: AskedHours, section: Prewarming, now: datetime) -> list[i
     of the same weekday counts twice.
     """
     local = now.astimezone(ZoneInfo(section.timezone))
-    ranks = dict[ids.TenantId, tuple[int, int]]()
+    ranks = dict[ids.ModelId, tuple[int, int]]()
     for tenant, by_hour in hours.items():
         days = dict[int, int]()
         for ago in range(1, section.days + 1):
@@ -136,9 +136,9 @@ def most_wanted(hours: AskedHours, section: Prewarming, now: datetime) -> list[i
 
 def _load(
     deployment: Deployment, workload: Workload, champions: Sequence[Champion]
-) -> tuple[dict[ids.TenantId, str], int]:
+) -> tuple[dict[ids.ModelId, str], int]:
     """The reasons of those that were not loaded, and how many were not tried."""
-    failed = dict[ids.TenantId, str]()
+    failed = dict[ids.ModelId, str]()
     unavailable, untried = 0, 0
 
     def load(champion: Champion) -> Exception | None:

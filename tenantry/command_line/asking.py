@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from tenantry.command_line.invocation import (
-    TENANT,
+    MODEL,
     WORKLOAD,
     Invocation,
     NotDone,
@@ -54,7 +54,7 @@ _OUTPUT: Final = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("tenant", type=TENANT)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
 @click.argument("request", type=_JsonObject())
 @click.option("--workload", type=WORKLOAD, help="Whose model, where the tenant has several.")
 @click.option(
@@ -73,7 +73,7 @@ _OUTPUT: Final = click.Path(dir_okay=False, path_type=Path)
 @common_options
 def ask(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     request: dict[str, Any],
     workload: Workload | None,
     output: Path | None,
@@ -99,7 +99,7 @@ def ask(
 
     chosen = _asked_workload(invocation, tenant, workload)
     try:
-        with TenantClient(invocation.deployment, chosen, tenant) as client:
+        with TenantClient.of_model(invocation.deployment, chosen, tenant) as client:
             version = client.champion().version
             answer = _answer(invocation, client, request, timeout, asynchronous=asynchronous)
     except TimeoutError as error:
@@ -128,7 +128,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _asked_workload(
-    invocation: Invocation, tenant: ids.TenantId, workload: Workload | None
+    invocation: Invocation, tenant: ids.ModelId, workload: Workload | None
 ) -> Workload:
     """The workload to ask: the one named, the only one, or the one that serves the tenant. Raises
     ``NotDone``."""
@@ -179,7 +179,7 @@ def _answer(
 
 def _write_answer(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     workload: Workload,
     version: ids.Version,
     answer: Answer,
@@ -230,7 +230,7 @@ def _write_answer(
 
 
 @click.command()
-@click.argument("tenant", type=TENANT)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
 @click.option("--workload", type=WORKLOAD, help="Of this workload only.")
 @click.option(
     "--day", type=click.DateTime(["%Y-%m-%d"]), help="The prediction of this day; else the latest."
@@ -252,7 +252,7 @@ def _write_answer(
 @common_options
 def predictions(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     workload: Workload | None,
     day: datetime | None,
     most: int,
@@ -299,7 +299,7 @@ def predictions(
 
 
 def _show_first_results(
-    invocation: Invocation, tenant: ids.TenantId, workload: Workload | None, output: Path | None
+    invocation: Invocation, tenant: ids.ModelId, workload: Workload | None, output: Path | None
 ) -> None:
     """List the first results of a tenant's newest version, or write them: the first one to
     ``output``, further ones beside it with their numbers."""
@@ -331,7 +331,7 @@ def _show_first_results(
 
 def _shown_prediction(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     workload: ids.WorkloadName,
     shown: StoredPrediction,
     others: list[StoredPrediction],

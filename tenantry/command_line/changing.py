@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 import click
 
 from tenantry.command_line.invocation import (
+    MODEL,
     TENANT,
     VERSION,
     WORKLOAD,
@@ -219,7 +220,7 @@ def _show_claims(
 
 
 @click.command()
-@click.argument("tenant", type=TENANT)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
 @click.option("--workload", type=WORKLOAD, required=True, help="Whose model.")
 @click.option("--to", type=VERSION, help="This version instead of the previous champion.")
 @click.option(
@@ -232,7 +233,7 @@ def _show_claims(
 @common_options
 def rollback(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     workload: Workload,
     to: ids.Version | None,
     why: str,
@@ -277,7 +278,7 @@ def show_in_dagster(
     invocation: Invocation,
     kind: operator_events.Kind,
     workload: Workload,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     metadata: Mapping[str, Any],
     data_version: str = "",
 ) -> None:
@@ -374,7 +375,7 @@ def capacity(
     hours: float,
     end: bool,
     asynchronous: bool,
-    tenant: ids.TenantId | None,
+    tenant: ids.ModelId | None,
     yes: bool,
 ) -> None:
     """Give the shared endpoint of WORKLOAD, or a silo tenant's own, so many INSTANCES for some

@@ -118,8 +118,8 @@ class CheckedId(click.ParamType[str]):
             self.fail(str(error), param, ctx)
 
 
-class TenantParameter(CheckedId):
-    """A tenant's id. A shell completes the ids of tenants that have a model."""
+class ModelParameter(CheckedId):
+    """A tenant's id, or that of one of its models. A shell completes those that there are."""
 
     def shell_complete(
         self,
@@ -152,7 +152,9 @@ class TenantParameter(CheckedId):
 
 WORKLOAD: Final = WorkloadParameter()
 WORKLOAD_NAME: Final = CheckedId("workload", ids.workload_name)  # also one whose file is gone
-TENANT: Final = TenantParameter("tenant", ids.tenant_id)
+TENANT: Final = CheckedId("tenant", ids.tenant_id)
+MODEL: Final = ModelParameter("tenant", ids.model_id)
+"""A tenant's default model (``acme``), or a named one (``acme.winter``)."""
 PACK: Final = CheckedId("pack", ids.pack_id)
 VERSION: Final = CheckedId("version", ids.version_name)
 REQUEST: Final = CheckedId("request", ids.request_id)

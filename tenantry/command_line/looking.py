@@ -12,7 +12,7 @@ import click
 
 from contracts.trace_context import trace_id_of
 from tenantry.command_line.invocation import (
-    TENANT,
+    MODEL,
     WORKLOAD,
     Invocation,
     NotDone,
@@ -90,7 +90,7 @@ def status(invocation: Invocation, workload: Workload | None, watch: bool, every
 
 
 @click.command()
-@click.argument("tenant", type=TENANT)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
 @click.option("--workload", type=WORKLOAD, help="Of this workload only.")
 @click.option(
     "--most",
@@ -101,10 +101,10 @@ def status(invocation: Invocation, workload: Workload | None, watch: bool, every
 )
 @common_options
 def tenant(
-    invocation: Invocation, tenant: ids.TenantId, workload: Workload | None, most: int
+    invocation: Invocation, tenant: ids.ModelId, workload: Workload | None, most: int
 ) -> None:
     """The whole story of TENANT in the order of time: uploads, requests, versions, champion, latest
-    prediction.
+    prediction. Each of its models has a story of its own; MODEL shows one alone.
 
     Each change of a request shows who made it and why. The tenant's owner was told the reason of a
     refused or dead-lettered one. Times are UTC.
@@ -118,7 +118,9 @@ def tenant(
     from tenantry.command_line import story
 
     stories = [
-        story.story_of(invocation.deployment, one, tenant) for one in invocation.chosen(workload)
+        story.story_of(invocation.deployment, one, model)
+        for one in invocation.chosen(workload)
+        for model in _models_of(invocation, one, tenant)
     ]
     known = [one for one in stories if one.known]
     if not known:
@@ -143,6 +145,18 @@ def tenant(
             for event in one.events[-most:]
         ]
         invocation.show(invocation.table(("at", "", "id", "what", "by"), rows, prose=["what"]))
+
+
+def _models_of(
+    invocation: Invocation, workload: Workload, tenant: ids.ModelId
+) -> list[ids.ModelId]:
+    """The model that was named; all of a tenant's, if none was."""
+    from tenantry.models.registry import ModelRegistry
+
+    if tenant != ids.tenant_of(tenant):
+        return [tenant]
+    name = ids.workload_name(workload.name)
+    return ModelRegistry(invocation.deployment).models_of(ids.tenant_of(tenant), name)
 
 
 def _what_happened(event: story.Event) -> Text:
@@ -195,10 +209,10 @@ def _days(number: float) -> str:
     show_default=True,
     help="Tenants shown of each workload.",
 )
-@click.option("--after", type=TENANT, help="Only tenants after this one; needs --workload.")
+@click.option("--after", type=MODEL, help="Only tenants after this one; needs --workload.")
 @common_options
 def tenants(
-    invocation: Invocation, workload: Workload | None, most: int, after: ids.TenantId | None
+    invocation: Invocation, workload: Workload | None, most: int, after: ids.ModelId | None
 ) -> None:
     """The tenants by their ids: champion, its score, the age of its data, the newest request.
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from tenantry.command_line.invocation import (
+    MODEL,
     PACK,
     REQUEST,
-    TENANT,
     WORKLOAD,
     Invocation,
     NotDone,
@@ -104,7 +104,7 @@ def named(request: Request) -> dict[str, str]:
 
 
 @click.command()
-@click.argument("tenant", type=TENANT, required=False)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]", required=False)
 @click.option(
     "--all-dead-lettered", is_flag=True, help="Every dead-lettered request instead of a tenant's."
 )
@@ -115,7 +115,7 @@ def named(request: Request) -> dict[str, str]:
 @common_options
 def retry(
     invocation: Invocation,
-    tenant: ids.TenantId | None,
+    tenant: ids.ModelId | None,
     all_dead_lettered: bool,
     workload: Workload | None,
     request: ids.RequestId | None,
@@ -155,7 +155,7 @@ def retry(
 def _retried_of(
     queue: RequestQueue,
     workloads: Sequence[Workload],
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     request: ids.RequestId | None,
 ) -> Request:
     """The tenant's request to retry. Raises ``NotDone``."""
@@ -183,7 +183,7 @@ def _retried_of(
 
 
 @click.command()
-@click.argument("tenant", type=TENANT, required=False)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]", required=False)
 @click.option(
     "--pack",
     type=PACK,
@@ -197,7 +197,7 @@ def _retried_of(
 @common_options
 def cancel(
     invocation: Invocation,
-    tenant: ids.TenantId | None,
+    tenant: ids.ModelId | None,
     pack: ids.PackId | None,
     workload: Workload | None,
     why: str,

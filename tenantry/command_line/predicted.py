@@ -31,7 +31,7 @@ class StoredPrediction:
 
 
 def stored_predictions(
-    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.TenantId
+    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.ModelId
 ) -> list[StoredPrediction]:
     """All batch predictions of a tenant, in the order of their days."""
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(

@@ -31,7 +31,7 @@ class TenantStanding:
     """The state of a tenant: its champion and that one's score, the end of its data, and the status
     of its newest request."""
 
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     workload: ids.WorkloadName
     version: ids.Version | None
     metric: str
@@ -92,7 +92,7 @@ def roster(deployment: Deployment, workload: Workload, *, after: str, most: int)
 def _standings(
     queue: RequestQueue,
     workload: Workload,
-    page: Sequence[tuple[ids.TenantId, Champion | None]],
+    page: Sequence[tuple[ids.ModelId, Champion | None]],
     pool: ThreadPoolExecutor,
 ) -> list[TenantStanding]:
     name, metric = ids.workload_name(workload.name), workload.quality.metric

@@ -3,7 +3,7 @@ prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -65,14 +65,20 @@ class _Upload:
     last: list[datetime] = field(default_factory=list)
 
 
-def story_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Story:
+def story_of(deployment: Deployment, workload: Workload, tenant: ids.ModelId) -> Story:
     """Collect a tenant's story for a workload, from the tables and from S3."""
     name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     queue = RequestQueue(deployment)
     requests = queue.of_tenant(name, tenant)
+    others = {
+        request.manifest_key
+        for model in registry.models_of(ids.tenant_of(tenant), name)
+        if model != tenant
+        for request in queue.of_tenant(name, model)
+    }
     versions, champion = registry.versions(tenant, name), registry.champion(tenant, name)
     events = [
-        *_uploads(deployment, name, tenant, requests),
+        *_uploads(deployment, name, tenant, requests, others),
         *(event for request in requests for event in _changes(request, queue.history_of(request))),
         *(_made(version, workload.quality) for version in versions),
         *_crowned(champion),
@@ -86,9 +92,12 @@ def story_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -
 def _uploads(
     deployment: Deployment,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     requests: Sequence[Request],
+    others: Collection[str],
 ) -> Iterator[Event]:
+    """The uploads for a model. One that made no request may be for any of its tenant's models;
+    ``others`` are the manifests of those that made another model's."""
     prefix = s3_keys.tenant_uploads_prefix(workload, tenant)
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
         Bucket=deployment.uploads_bucket,
@@ -108,6 +117,8 @@ def _uploads(
                 upload.size += entry["Size"]
     made = {request.manifest_key: request.request for request in requests}
     for name, upload in found.items():
+        if f"{prefix}{name}/{ids.MANIFEST}" in others:
+            continue
         what = f"{upload.files} {'file' if upload.files == 1 else 'files'}, {upload.size:,} bytes"
         if upload.manifest is None:
             what += "; its manifest.json has not come, so it is not complete"
@@ -165,7 +176,7 @@ def _crowned(champion: Champion | None) -> Iterator[Event]:
 
 
 def _latest_prediction(
-    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.TenantId
+    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.ModelId
 ) -> Iterator[Event]:
     if found := stored_predictions(deployment, workload, tenant):
         latest = found[-1]

@@ -8,7 +8,7 @@ import click
 
 from tenantry.command_line.changing import show_in_dagster
 from tenantry.command_line.invocation import (
-    TENANT,
+    MODEL,
     VERSION,
     WORKLOAD,
     Invocation,
@@ -25,7 +25,7 @@ _SHARE = 20  # percent
 
 
 @click.command()
-@click.argument("tenant", type=TENANT)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
 @click.argument("workload", type=WORKLOAD)
 @click.argument("version", type=VERSION, required=False)
 @click.option(
@@ -41,7 +41,7 @@ _SHARE = 20  # percent
 @common_options
 def trial(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     workload: Workload,
     version: ids.Version | None,
     percent: int | None,
@@ -79,7 +79,7 @@ def trial(
 
 def _start(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     workload: Workload,
     version: ids.Version,
     percent: int,
@@ -109,7 +109,7 @@ def _start(
 
 
 def _promote(
-    invocation: Invocation, tenant: ids.TenantId, workload: Workload, why: str, *, yes: bool
+    invocation: Invocation, tenant: ids.ModelId, workload: Workload, why: str, *, yes: bool
 ) -> None:
     from tenantry.trials.running import Ended, TrialRefusedError, ended_metadata, promote
 
@@ -130,7 +130,7 @@ def _promote(
 
 
 def _end(
-    invocation: Invocation, tenant: ids.TenantId, workload: Workload, why: str, *, yes: bool
+    invocation: Invocation, tenant: ids.ModelId, workload: Workload, why: str, *, yes: bool
 ) -> None:
     from tenantry.trials.running import end, ended_metadata
 
@@ -152,7 +152,7 @@ def _end(
         )
 
 
-def _verdict(invocation: Invocation, tenant: ids.TenantId, workload: Workload) -> None:
+def _verdict(invocation: Invocation, tenant: ids.ModelId, workload: Workload) -> None:
     from tenantry.models.registry import ModelRegistry
     from tenantry.requests.rows import now
     from tenantry.trials.verdict import verdict_metadata, verdict_of

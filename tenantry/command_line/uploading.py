@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tenantry.command_line.invocation import TENANT, WORKLOAD, Invocation, NotDone, common_options
+from tenantry.command_line.invocation import MODEL, WORKLOAD, Invocation, NotDone, common_options
 from tenantry.names import ids, s3_keys
 from tenantry.requests.rows import OPEN, Request
 
@@ -37,7 +37,7 @@ def _following_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("tenant", type=TENANT)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
 @click.argument(
     "files", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1, required=True
 )
@@ -53,7 +53,7 @@ def _following_options(command: Callable[..., None]) -> Callable[..., None]:
 @common_options
 def upload(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     files: tuple[Path, ...],
     workload: Workload,
     parameters: tuple[str, ...],
@@ -80,7 +80,7 @@ def upload(
     if len({file.name for file in files}) != len(files):
         raise NotDone("two of the files have one name; an upload has no folders, rename one")
     with (
-        TenantClient(invocation.deployment, workload, tenant) as client,
+        TenantClient.of_model(invocation.deployment, workload, tenant) as client,
         invocation.aside.status(f"{together:,} bytes"),
     ):
         made = client.upload({file.name: file.read_bytes() for file in files}, values)
@@ -88,7 +88,7 @@ def upload(
 
 
 @click.command("import")
-@click.argument("tenant", type=TENANT)
+@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
 @click.argument("archive", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--workload", type=WORKLOAD, required=True, help="Whose model it is.")
 @click.option("--sha256", metavar="DIGEST", help="The archive's digest, to be verified.")
@@ -96,7 +96,7 @@ def upload(
 @common_options
 def import_model(
     invocation: Invocation,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     archive: Path,
     workload: Workload,
     sha256: str | None,
@@ -124,7 +124,7 @@ def import_model(
             f"{workload.imports.max_megabytes:g} MB"
         )
     with (
-        TenantClient(invocation.deployment, workload, tenant) as client,
+        TenantClient.of_model(invocation.deployment, workload, tenant) as client,
         invocation.aside.status(f"{size:,} bytes"),
     ):
         try:
@@ -137,7 +137,7 @@ def import_model(
 def _tell(
     invocation: Invocation,
     workload: Workload,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     made: ids.UploadId,
     *,
     wait: bool,
@@ -203,7 +203,7 @@ def _parameter(
 def _follow(
     invocation: Invocation,
     workload: Workload,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     made: ids.UploadId,
     timeout: float,
 ) -> Request:

@@ -18,7 +18,7 @@ class Route:
 
     shape: str
     endpoint: str
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     version: ids.Version
 
     @property

@@ -40,7 +40,7 @@ def keep(
     deployment: Deployment,
     left: str,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     version: ids.Version,
     promise: Promise,
     *,
@@ -79,7 +79,7 @@ def keep(
 def placed_key(
     deployment: Deployment,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     version: ids.Version,
     machines: Machines,
 ) -> str:

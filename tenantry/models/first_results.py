@@ -58,7 +58,7 @@ def hand_over(deployment: Deployment, model: ModelVersion, files: Mapping[str, F
 
 
 def first_results(
-    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.TenantId, version: ids.Version
+    deployment: Deployment, workload: ids.WorkloadName, tenant: ids.ModelId, version: ids.Version
 ) -> list[FirstResult]:
     """The first results of a version, in their order; none where its training made none."""
     key = s3_keys.first_results_index(workload, tenant, version)
@@ -70,7 +70,7 @@ def first_results(
 def read_first_result(
     deployment: Deployment,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     version: ids.Version,
     name: str,
 ) -> bytes:

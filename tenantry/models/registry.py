@@ -55,7 +55,7 @@ class ModelVersion:
     writes it; empty for versions of releases without.
     """
 
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     workload: ids.WorkloadName
     version: ids.Version
     tier: tiers.Tier
@@ -94,7 +94,7 @@ class Champion:
     answers a share of the requests beside it.
     """
 
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     workload: ids.WorkloadName
     version: ids.Version
     route: Route
@@ -138,19 +138,19 @@ class ModelRegistry:
     # ---- tenants' settings -----------------------------------------------------------------------
 
     def tier(
-        self, tenant: ids.TenantId, workload: ids.WorkloadName, default: tiers.Tier
+        self, tenant: ids.ModelId, workload: ids.WorkloadName, default: tiers.Tier
     ) -> tiers.Tier:
         """The tenant's own tier, or the workload's."""
         return self.own_tier(tenant, workload) or default
 
-    def own_tier(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> tiers.Tier | None:
+    def own_tier(self, tenant: ids.ModelId, workload: ids.WorkloadName) -> tiers.Tier | None:
         """The tier that was set for the tenant; None where none was, so that the workload's
         holds."""
         row = self.deployment.models.get(table_keys.tenant_item(tenant, workload))
         return row["tier"] if row else None
 
     def tier_and_champion(
-        self, tenant: ids.TenantId, workload: ids.WorkloadName, default: tiers.Tier
+        self, tenant: ids.ModelId, workload: ids.WorkloadName, default: tiers.Tier
     ) -> tuple[tiers.Tier, Champion | None]:
         """``tier`` and ``champion`` in one call."""
         its_tier = table_keys.tenant_item(tenant, workload)
@@ -160,9 +160,35 @@ class ModelRegistry:
         tenants, champion = found.get(its_tier.sort), found.get(its_champion.sort)
         return tenants["tier"] if tenants else default, _champion(champion) if champion else None
 
+    def named_models(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> list[ids.ModelId]:
+        """A tenant's models of a workload beside its default one: those that it has uploaded
+        for."""
+        row = self.deployment.models.get(table_keys.named_models_item(tenant, workload)) or {}
+        return [ids.model_of(tenant, ids.ModelName(name)) for name in sorted(row.get("names", ()))]
+
+    def models_of(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> list[ids.ModelId]:
+        """Every model that a tenant may have, the default one first."""
+        return [tenant, *self.named_models(tenant, workload)]
+
+    def note_name(self, model: ids.ModelId, workload: ids.WorkloadName, most: int) -> bool:
+        """Note that a tenant has a model of that name. Returns False where it has ``most`` models
+        already, the default one among them, and this would be another."""
+        if ids.name_of(model) == ids.DEFAULT_MODEL:
+            return True
+        names, name = Attr("names"), str(ids.name_of(model))
+        room = names.contains(name) | names.size().lt(most - 1)
+        if most > 1:
+            room |= names.not_exists()
+        try:
+            key = table_keys.named_models_item(model, workload)
+            self.deployment.models.update(key, adding={"names": {name}}, only_if=room)
+        except ConditionNotMetError:
+            return False
+        return True
+
     def set_tier(
         self,
-        tenant: ids.TenantId,
+        tenant: ids.ModelId,
         workload: ids.WorkloadName,
         tier: tiers.Tier,
         *,
@@ -200,18 +226,18 @@ class ModelRegistry:
             self.deployment.models.put(key, row, only_if=MISSING)
 
     def version(
-        self, tenant: ids.TenantId, workload: ids.WorkloadName, version: ids.Version
+        self, tenant: ids.ModelId, workload: ids.WorkloadName, version: ids.Version
     ) -> ModelVersion | None:
         """One version."""
         row = self.deployment.models.get(table_keys.version_item(tenant, workload, version))
         return _model(row) if row else None
 
-    def versions_of(self, champions: Sequence[Champion]) -> dict[ids.TenantId, ModelVersion]:
+    def versions_of(self, champions: Sequence[Champion]) -> dict[ids.ModelId, ModelVersion]:
         """The versions that champions of one workload point to, by tenant, a hundred to a call."""
         keys = (table_keys.version_item(one.tenant, one.workload, one.version) for one in champions)
         return {model.tenant: model for model in map(_model, self.deployment.models.get_many(keys))}
 
-    def versions(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> list[ModelVersion]:
+    def versions(self, tenant: ids.ModelId, workload: ids.WorkloadName) -> list[ModelVersion]:
         """All versions of a tenant, in the order in which they were made."""
         rows = self.deployment.models.query(
             table_keys.table_partition(tenant, workload), beginning=table_keys.VERSIONS
@@ -233,14 +259,14 @@ class ModelRegistry:
 
     # ---- champions -------------------------------------------------------------------------------
 
-    def champion(self, tenant: ids.TenantId, workload: ids.WorkloadName) -> Champion | None:
+    def champion(self, tenant: ids.ModelId, workload: ids.WorkloadName) -> Champion | None:
         """The version a tenant is served by, read consistently."""
         row = self.deployment.models.get(table_keys.champion_item(tenant, workload))
         return _champion(row) if row else None
 
     def champions_of(
-        self, workload: ids.WorkloadName, tenants: Sequence[ids.TenantId]
-    ) -> dict[ids.TenantId, Champion]:
+        self, workload: ids.WorkloadName, tenants: Sequence[ids.ModelId]
+    ) -> dict[ids.ModelId, Champion]:
         """The champions of some tenants, read consistently, a hundred to a call. A tenant without
         one is missing."""
         keys = (table_keys.champion_item(tenant, workload) for tenant in tenants)
@@ -421,11 +447,11 @@ def card_beside_the_pointer(model: ModelVersion) -> Mapping[str, Any]:
 
 
 def _model(row: Mapping[str, Any]) -> ModelVersion:
-    tenant, _, workload = str(row["tenant"]).partition("#")
+    tenant, workload = table_keys.parse_table_partition(str(row["tenant"]))
     fresh = json.loads(row["fresh"]) if "fresh" in row else None
     return ModelVersion(
-        tenant=ids.TenantId(tenant),
-        workload=ids.WorkloadName(workload),
+        tenant=tenant,
+        workload=workload,
         version=ids.Version(row["version"]),
         tier=row["tier"],
         archive=row["archive"],
@@ -446,7 +472,7 @@ def _model(row: Mapping[str, Any]) -> ModelVersion:
 
 
 def _champion(row: Mapping[str, Any]) -> Champion:
-    tenant, version = ids.TenantId(row["champion_of"]), ids.Version(row["version"])
+    tenant, version = ids.ModelId(row["champion_of"]), ids.Version(row["version"])
     return Champion(
         tenant=tenant,
         workload=ids.WorkloadName(row["workload"]),

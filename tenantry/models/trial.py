@@ -41,7 +41,7 @@ class Trial:
     traceparent: str = ""
 
     @classmethod
-    def parse(cls, text: str, tenant: ids.TenantId) -> Self:
+    def parse(cls, text: str, tenant: ids.ModelId) -> Self:
         """From a champion's row, as ``text`` wrote it. Raises ``MalformedTrialError``."""
         try:
             row = json.loads(text)

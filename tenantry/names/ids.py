@@ -16,7 +16,12 @@ from urllib.parse import unquote
 from contracts import patterns
 from tenantry.errors import TenantryError
 
-TenantId = NewType("TenantId", str)
+ModelId = NewType("ModelId", str)
+"""Which model of a workload: ``acme`` for a tenant's default one, ``acme.winter`` for the one
+named ``winter``. It is also the model's partition key in Dagster."""
+TenantId = NewType("TenantId", ModelId)
+"""A tenant. As a ``ModelId`` it means the tenant's default model."""
+ModelName = NewType("ModelName", str)
 WorkloadName = NewType("WorkloadName", str)
 UploadId = NewType("UploadId", str)
 FileName = NewType("FileName", str)
@@ -29,6 +34,10 @@ MANIFEST: Final = "manifest.json"
 _WORKLOAD: Final = re.compile(r"[a-z][a-z0-9]{0,19}")
 _TENANT_IN_WORDS: Final = "1 to 63 small letters, digits and hyphens, the first no hyphen"
 _WORKLOAD_IN_WORDS: Final = "1 to 20 small letters and digits, the first a letter"
+DEFAULT_MODEL: Final = ModelName("default")
+"""The name of the model that is meant where none is named."""
+_MODEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_MODEL_NAME_IN_WORDS: Final = "1 to 32 small letters, digits and hyphens, the first no hyphen"
 _UPLOAD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PACK: Final = re.compile(r"p-[a-z0-9-]{1,40}")
 _REQUEST: Final = re.compile(r"[0-9a-f]{32}")
@@ -49,7 +58,43 @@ def _checked(kind: str, pattern: re.Pattern[str], text: object, words: str = "")
 
 def tenant_id(text: object) -> TenantId:
     """A tenant's pseudonymous id. Raises ``InvalidIdError``."""
-    return TenantId(_checked("tenant id", patterns.TENANT, text, _TENANT_IN_WORDS))
+    return TenantId(ModelId(_checked("tenant id", patterns.TENANT, text, _TENANT_IN_WORDS)))
+
+
+def model_name(text: object) -> ModelName:
+    """The name of one of a tenant's models of a workload. Raises ``InvalidIdError``."""
+    return ModelName(_checked("model name", _MODEL_NAME, text, _MODEL_NAME_IN_WORDS))
+
+
+def model_id(text: object) -> ModelId:
+    """Which model of a workload: ``{tenant}``, or ``{tenant}.{model name}``. Raises
+    ``InvalidIdError``."""
+    if not isinstance(text, str):
+        raise InvalidIdError("a model's id is text: a tenant's, and a model's name after a dot")
+    tenant, dot, name = text.partition(".")
+    return model_of(tenant_id(tenant), model_name(name) if dot else DEFAULT_MODEL)
+
+
+def model_of(tenant: TenantId, name: ModelName) -> ModelId:
+    """A tenant's model of that name."""
+    return tenant if name == DEFAULT_MODEL else ModelId(f"{tenant}.{name}")
+
+
+def tenant_of(model: ModelId) -> TenantId:
+    """The tenant whose model it is."""
+    return TenantId(ModelId(model.partition(".")[0]))
+
+
+def name_of(model: ModelId) -> ModelName:
+    """The name of a model among its tenant's."""
+    return ModelName(model.partition(".")[2] or DEFAULT_MODEL)
+
+
+def name_in_keys(workload: WorkloadName, model: ModelId) -> str:
+    """What stands behind the tenant in the keys of one of its models: the workload, and the model's
+    name unless it is the default one's. No workload's name has a dot."""
+    name = name_of(model)
+    return workload if name == DEFAULT_MODEL else f"{workload}.{name}"
 
 
 def workload_name(text: object) -> WorkloadName:
@@ -127,13 +172,13 @@ def question_id(text: object) -> QuestionId:
     return QuestionId(_checked("question id", _QUESTION, text))
 
 
-def request_id_of(workload: WorkloadName, tenant: TenantId, content: str) -> RequestId:
-    """The id of a request: the hash of tenant, workload and content, so that a repeated event gives
+def request_id_of(workload: WorkloadName, tenant: ModelId, content: str) -> RequestId:
+    """The id of a request: the hash of workload, model and content, so that a repeated event gives
     the same id.
 
     Args:
         workload: the model's workload.
-        tenant: the tenant it is for.
+        tenant: the tenant it is for, and which of its models.
         content: digest of the upload's files and parameters.
     """
     return RequestId(hashlib.sha256(f"{workload}\0{tenant}\0{content}".encode()).hexdigest()[:32])
@@ -160,13 +205,14 @@ def upload_moment(version: Version) -> str:
     return version.partition("-")[0]
 
 
-def silo_digest(tenant: TenantId) -> str:
-    """Stands for a silo tenant in the names of what is its own. All digests have one length, so
-    that none begins with another, as ``acme-2`` does with ``acme``."""
-    return hashlib.sha256(tenant.encode()).hexdigest()[:16]
+def silo_digest(tenant: ModelId) -> str:
+    """Stands for a silo tenant in the names of what is its own, whichever of its models is meant.
+    All digests have one length, so that none begins with another, as ``acme-2`` does with
+    ``acme``."""
+    return hashlib.sha256(tenant_of(tenant).encode()).hexdigest()[:16]
 
 
-def pack_id_of(members: list[str], alone: TenantId | None = None) -> PackId:
+def pack_id_of(members: list[str], alone: ModelId | None = None) -> PackId:
     """The id of a pack: the hash of its members, so that the same pack gets the same training job.
 
     The id of a silo tenant's pack leads with the tenant (``alone``): the tenant's execution role
@@ -176,14 +222,14 @@ def pack_id_of(members: list[str], alone: TenantId | None = None) -> PackId:
     return PackId(f"p-{digest}" if alone is None else f"p-{silo_digest(alone)}-{digest}")
 
 
-def batch_name_of(members: list[str], alone: TenantId | None = None) -> str:
+def batch_name_of(members: list[str], alone: ModelId | None = None) -> str:
     """The name of a batch, made in the same way: that of a silo tenant's leads with the tenant."""
     digest = hashlib.sha256("\n".join(members).encode()).hexdigest()[:12]
     return f"b-{digest}" if alone is None else f"b-{silo_digest(alone)}-{digest}"
 
 
 def question_id_of(
-    workload: WorkloadName, tenant: TenantId, version: Version, content: str
+    workload: WorkloadName, tenant: ModelId, version: Version, content: str
 ) -> QuestionId:
     """The id of a question to a version of a tenant's model. The same question has the same id;
     another tenant's never has.

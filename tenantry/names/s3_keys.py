@@ -3,6 +3,10 @@
 In keys that a tenant's session may touch, the tenant comes directly after a fixed prefix. IAM's
 ``*`` spans slashes: a policy with a wildcard before the tenant would take any other part of a key
 for the tenant (docs/decisions/0011-the-tenant-leads-its-keys.md).
+
+A parameter ``tenant`` may name one of the tenant's models (``ModelId``). Its name stands in the key
+of what a version or a question does not tell apart
+(docs/decisions/0029-several-models-of-a-tenant.md).
 """
 
 from __future__ import annotations
@@ -14,14 +18,17 @@ from tenantry.names.ids import (
     MANIFEST,
     FileName,
     InvalidIdError,
+    ModelId,
     PackId,
     QuestionId,
     TenantId,
     UploadId,
     Version,
     WorkloadName,
+    name_in_keys,
     question_id,
     tenant_id,
+    tenant_of,
     upload_id,
     version_name,
     workload_name,
@@ -35,22 +42,22 @@ UPLOADS_ROOT: Final = "uploads/"
 """Above all uploads of all tenants."""
 
 
-def tenant_uploads_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+def tenant_uploads_prefix(workload: WorkloadName, tenant: ModelId) -> str:
     """Above all that a tenant uploaded for a workload."""
-    return f"{UPLOADS_ROOT}{tenant}/{workload}/"
+    return f"{UPLOADS_ROOT}{tenant_of(tenant)}/{workload}/"
 
 
-def upload_prefix(workload: WorkloadName, tenant: TenantId, upload: UploadId) -> str:
+def upload_prefix(workload: WorkloadName, tenant: ModelId, upload: UploadId) -> str:
     """Where an upload's files lie."""
     return f"{tenant_uploads_prefix(workload, tenant)}{upload}/"
 
 
-def upload_file(workload: WorkloadName, tenant: TenantId, upload: UploadId, name: FileName) -> str:
+def upload_file(workload: WorkloadName, tenant: ModelId, upload: UploadId, name: FileName) -> str:
     """One file of an upload."""
     return f"{upload_prefix(workload, tenant, upload)}{name}"
 
 
-def upload_manifest(workload: WorkloadName, tenant: TenantId, upload: UploadId) -> str:
+def upload_manifest(workload: WorkloadName, tenant: ModelId, upload: UploadId) -> str:
     """The manifest, written last."""
     return f"{upload_prefix(workload, tenant, upload)}{MANIFEST}"
 
@@ -81,10 +88,10 @@ WORKLOAD_ROOTS: Final = (
 """The roots in the data bucket above ``{workload}/``."""
 
 
-def training_data_folder(tenant: TenantId, version: Version) -> str:
+def training_data_folder(tenant: ModelId, version: Version) -> str:
     """A tenant's folder below the workload's training data; also its folder in the job's
     channel."""
-    return f"{tenant}/{version}"
+    return f"{tenant_of(tenant)}/{version}"
 
 
 def training_data_root(workload: WorkloadName) -> str:
@@ -93,7 +100,7 @@ def training_data_root(workload: WorkloadName) -> str:
 
 
 def training_data_file(
-    workload: WorkloadName, tenant: TenantId, version: Version, name: FileName
+    workload: WorkloadName, tenant: ModelId, version: Version, name: FileName
 ) -> str:
     """One prepared file."""
     return f"{training_data_root(workload)}{training_data_folder(tenant, version)}/{name}"
@@ -120,15 +127,15 @@ def checkpoint_prefix(workload: WorkloadName, pack: PackId) -> str:
 
 
 def checkpoint_archive(
-    workload: WorkloadName, pack: PackId, tenant: TenantId, version: Version
+    workload: WorkloadName, pack: PackId, tenant: ModelId, version: Version
 ) -> str:
     """The archive a task of the job left."""
-    return f"{checkpoint_prefix(workload, pack)}/{tenant}/{version}.tar.gz"
+    return f"{checkpoint_prefix(workload, pack)}/{tenant_of(tenant)}/{version}.tar.gz"
 
 
-def artifact(workload: WorkloadName, tenant: TenantId, version: Version) -> str:
+def artifact(workload: WorkloadName, tenant: ModelId, version: Version) -> str:
     """A version's archive, kept for good: it outlives jobs and endpoints."""
-    return f"artifacts/{workload}/{tenant}/{version}.tar.gz"
+    return f"artifacts/{workload}/{tenant_of(tenant)}/{version}.tar.gz"
 
 
 def outcome_beside(archive: str) -> str:
@@ -146,7 +153,7 @@ def endpoint_models_prefix(endpoint: str) -> str:
     return f"endpoints/{endpoint}/models/"
 
 
-def endpoint_model(endpoint: str, tenant: TenantId, version: Version) -> str:
+def endpoint_model(endpoint: str, tenant: ModelId, version: Version) -> str:
     """An archive under the endpoint's prefix."""
     return f"{endpoint_models_prefix(endpoint)}{target_model(tenant, version)}"
 
@@ -156,19 +163,19 @@ def batch_prefix(workload: WorkloadName, day: date, batch: str) -> str:
     return f"{batches_of_day(workload, day)}{version_name(batch)}/"
 
 
-def batch_input(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
+def batch_input(workload: WorkloadName, day: date, batch: str, tenant: ModelId) -> str:
     """A tenant's records in a batch."""
     return f"{batch_prefix(workload, day, batch)}input/{tenant}.jsonl"
 
 
 def batch_model(
-    workload: WorkloadName, day: date, batch: str, tenant: TenantId, version: Version
+    workload: WorkloadName, day: date, batch: str, tenant: ModelId, version: Version
 ) -> str:
     """A tenant's archive in a batch."""
     return f"{batch_prefix(workload, day, batch)}models/{target_model(tenant, version)}"
 
 
-def batch_output(workload: WorkloadName, day: date, batch: str, tenant: TenantId) -> str:
+def batch_output(workload: WorkloadName, day: date, batch: str, tenant: ModelId) -> str:
     """The transform job's answer for a tenant: the input's name and ``.out``, as SageMaker names
     it."""
     return f"{batch_prefix(workload, day, batch)}output/{tenant}.jsonl.out"
@@ -180,34 +187,34 @@ def batches_of_day(workload: WorkloadName, day: date) -> str:
 
 
 def tenant_of_batch_output(key: str) -> str | None:
-    """The tenant whose answer a key of a batch holds; None for a key of anything else."""
+    """The id of the model whose answer a key of a batch holds; None for a key of anything else."""
     folder, _, name = key.rpartition("/")
     if not folder.endswith("/output") or not name.endswith(".jsonl.out"):
         return None
     return name.removesuffix(".jsonl.out")
 
 
-def predictions_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+def predictions_prefix(workload: WorkloadName, tenant: ModelId) -> str:
     """Above a tenant's batch predictions; by name they are in the order of their days."""
-    return f"predictions/{tenant}/{workload}/"
+    return f"predictions/{tenant_of(tenant)}/{name_in_keys(workload, tenant)}/"
 
 
-def first_result(workload: WorkloadName, tenant: TenantId, version: Version, name: FileName) -> str:
+def first_result(workload: WorkloadName, tenant: ModelId, version: Version, name: FileName) -> str:
     """A file that a version's training made with it, for its tenant."""
     return f"{predictions_prefix(workload, tenant)}first/{version}/{name}"
 
 
-def first_results_index(workload: WorkloadName, tenant: TenantId, version: Version) -> str:
+def first_results_index(workload: WorkloadName, tenant: ModelId, version: Version) -> str:
     """The list of those files."""
     return f"{predictions_prefix(workload, tenant)}first/{version}.json"
 
 
-def prediction(workload: WorkloadName, tenant: TenantId, day: date) -> str:
+def prediction(workload: WorkloadName, tenant: ModelId, day: date) -> str:
     """A tenant's batch prediction of a day."""
     return f"{predictions_prefix(workload, tenant)}{day.isoformat()}.jsonl"
 
 
-def parse_prediction(workload: WorkloadName, tenant: TenantId, key: str) -> date:
+def parse_prediction(workload: WorkloadName, tenant: ModelId, key: str) -> date:
     """The day in the key of a tenant's batch prediction. Raises ``InvalidIdError`` when it is not
     one."""
     day = key.removeprefix(predictions_prefix(workload, tenant)).removesuffix(".jsonl")
@@ -220,14 +227,14 @@ def parse_prediction(workload: WorkloadName, tenant: TenantId, key: str) -> date
     return found
 
 
-def archived_request(workload: WorkloadName, tenant: TenantId, at: datetime, name: str) -> str:
+def archived_request(workload: WorkloadName, tenant: ModelId, at: datetime, name: str) -> str:
     """An answered request, with its response."""
     prefix = archived_requests_prefix(workload, tenant, at.astimezone(UTC).date())
     return f"{prefix}{version_name(name)}.json"
 
 
 def archived_trial_request(
-    workload: WorkloadName, tenant: TenantId, at: datetime, name: str, outcome: str
+    workload: WorkloadName, tenant: ModelId, at: datetime, name: str, outcome: str
 ) -> str:
     """A request during a trial: answered, or one that no version answered. ``outcome`` stands in
     the key, so that a trial is judged by keys alone (``tenantry.trials.exchanges``)."""
@@ -235,17 +242,18 @@ def archived_trial_request(
     return f"{prefix}{version_name(name)}_{outcome}.json"
 
 
-def archived_requests_prefix(workload: WorkloadName, tenant: TenantId, day: date) -> str:
+def archived_requests_prefix(workload: WorkloadName, tenant: ModelId, day: date) -> str:
     """Above a tenant's answered requests of a day (UTC); their names begin with the time as
     ``HHMMSS``."""
-    return f"archive/{tenant}/{workload}/{day.isoformat()}/"
+    model = name_in_keys(workload, tenant)
+    return f"archive/{tenant_of(tenant)}/{model}/{day.isoformat()}/"
 
 
 def cached_answer(
-    workload: WorkloadName, tenant: TenantId, version: Version, question: QuestionId
+    workload: WorkloadName, tenant: ModelId, version: Version, question: QuestionId
 ) -> str:
     """A kept answer of a version of a tenant's model."""
-    return f"cache/{tenant}/{workload}/{version}_{question}"
+    return f"cache/{tenant_of(tenant)}/{workload}/{version}_{question}"
 
 
 ASYNC_ROOT: Final = "async"
@@ -253,13 +261,13 @@ ASYNC_ROOT: Final = "async"
 endpoint."""
 
 
-def async_extension(workload: WorkloadName, tenant: TenantId) -> str:
+def async_extension(workload: WorkloadName, tenant: ModelId) -> str:
     """A shared tier's ``S3OutputPathExtension``: the path from ``ASYNC_ROOT`` to a tenant's
     answers."""
-    return f"{tenant}/{workload}"
+    return f"{tenant_of(tenant)}/{workload}"
 
 
-def async_tenant_prefix(workload: WorkloadName, tenant: TenantId) -> str:
+def async_tenant_prefix(workload: WorkloadName, tenant: ModelId) -> str:
     """Above a tenant's asynchronous questions: the ``S3OutputPath`` and ``S3FailurePath`` of a silo
     tenant's endpoint."""
     return f"{ASYNC_ROOT}/{async_extension(workload, tenant)}"
@@ -271,7 +279,7 @@ def async_failures_prefix(workload: WorkloadName) -> str:
     return f"async-failures/{workload}"
 
 
-def async_input(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+def async_input(workload: WorkloadName, tenant: ModelId, question: QuestionId) -> str:
     """A tenant's asynchronous question."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}{_ASYNC_INPUT_END}"
 
@@ -286,18 +294,18 @@ def parse_async_input(key: str) -> tuple[WorkloadName, TenantId, QuestionId]:
     return workload_name(parts[2]), tenant_id(parts[1]), question_id(question)
 
 
-def async_submitted(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+def async_submitted(workload: WorkloadName, tenant: ModelId, question: QuestionId) -> str:
     """The record of a submitted question: the moment, and the key of its answer."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}.submitted"
 
 
-def async_output(workload: WorkloadName, tenant: TenantId, question: QuestionId) -> str:
+def async_output(workload: WorkloadName, tenant: ModelId, question: QuestionId) -> str:
     """The answer; its last part is the request's ``Filename``."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}"
 
 
 def async_failure(
-    workload: WorkloadName, tenant: TenantId, question: QuestionId, attempt: int
+    workload: WorkloadName, tenant: ModelId, question: QuestionId, attempt: int
 ) -> str:
     """Why an attempt at the question failed, copied to the tenant from where SageMaker put it."""
     return f"{async_tenant_prefix(workload, tenant)}/{question}.failure-{attempt:d}"

@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Any, Final
 
 from tenantry.names.ids import (
+    DEFAULT_MODEL,
     InvalidIdError,
+    ModelId,
     PackId,
     QuestionId,
-    TenantId,
     Version,
     WorkloadName,
+    name_of,
     question_id,
     silo_digest,
+    tenant_of,
     version_name,
 )
 from tenantry.names.tiers import Machines
@@ -25,10 +29,10 @@ from tenantry.names.tiers import Machines
 _MAX_NAME: Final = 63  # characters, of every name that SageMaker takes
 
 
-def target_model(tenant: TenantId, version: Version) -> str:
+def target_model(tenant: ModelId, version: Version) -> str:
     """The ``TargetModel`` of ``InvokeEndpoint``. It begins with the tenant, so that IAM can limit a
     session to ``{tenant}/*``."""
-    return f"{tenant}/{version}.tar.gz"
+    return f"{tenant_of(tenant)}/{version}.tar.gz"
 
 
 def inference_id(question: QuestionId, attempt: int) -> str:
@@ -83,7 +87,10 @@ def endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> st
 
 ENDPOINT_ENDS: Final = ("async", "single", "serverless", "containers", "managed", "pipeline")
 """The ends of the names of endpoints of other shapes than multi-model."""
-OF_A_WORKLOAD: Final = rf"(?:bridge|pool|silo-[0-9a-f]{{16}})(?:-(?:{'|'.join(ENDPOINT_ENDS)}))?"
+_OF_A_MODEL: Final = "(?:-m[0-9a-f]{6})?"
+OF_A_WORKLOAD: Final = (
+    rf"(?:bridge|pool|silo-[0-9a-f]{{16}})(?:-(?:{'|'.join(ENDPOINT_ENDS)}){_OF_A_MODEL})?"
+)
 """A regular expression of what follows the deployment and the workload in an endpoint's name."""
 
 
@@ -92,10 +99,22 @@ def shaped_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines
     return _fitted(f"{endpoint_name(prefix, workload, machines)}-{end}")
 
 
+def model_endpoint_name(prefix: str, workload: WorkloadName, machines: Machines, end: str) -> str:
+    """The endpoint there of a shape that serves one model alone. A silo tenant's named models have
+    one each, beside its default one's."""
+    if machines.tier == "silo" and (name := name_of(machines.model)) != DEFAULT_MODEL:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+        return shaped_endpoint_name(prefix, workload, machines, f"{end}-m{digest}")
+    return shaped_endpoint_name(prefix, workload, machines, end)
+
+
 def silo_names_are_shortened(prefix: str, workload: WorkloadName) -> bool:
     """Whether the name of an endpoint of a silo tenant may not tell what is before its end."""
-    longest = max(map(len, ENDPOINT_ENDS))
+    longest = max(map(len, ENDPOINT_ENDS)) + len("-m123456")
     return len(f"{prefix}-{workload}-silo-{'0' * 16}-") + longest > _MAX_NAME
+
+
+_END: Final = re.compile(rf"-(?:{'|'.join(ENDPOINT_ENDS)}){_OF_A_MODEL}\Z")
 
 
 def silo_role_name(endpoint: str, region: str) -> str:
@@ -109,12 +128,11 @@ def silo_role_name(endpoint: str, region: str) -> str:
 def without_end(endpoint: str) -> str:
     """The name of the multi-model endpoint on the same machines. A name that was shortened stays
     as it is."""
-    base, _, end = endpoint.rpartition("-")
-    return base if end in ENDPOINT_ENDS else endpoint
+    return _END.sub("", endpoint)
 
 
-def container_hostname(tenant: TenantId) -> str:
-    """The container of a tenant's model on a multi-container endpoint. A digest, as an id may end
+def container_hostname(tenant: ModelId) -> str:
+    """The container of a model on a multi-container endpoint. A digest, as an id may end
     in a hyphen, which SageMaker refuses."""
     return f"t-{hashlib.sha256(tenant.encode()).hexdigest()[:16]}"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from tenantry.names.ids import RequestId, TenantId, Version, WorkloadName
+from tenantry.names.ids import ModelId, RequestId, Version, WorkloadName, name_in_keys, tenant_of
 
 
 class ItemKey(NamedTuple):
@@ -18,21 +18,28 @@ class ItemKey(NamedTuple):
     sort: str
 
 
-def table_partition(tenant: TenantId, workload: WorkloadName) -> str:
-    """Partition key of a tenant's items of a workload, in both tables."""
-    return f"{tenant}#{workload}"
+def table_partition(tenant: ModelId, workload: WorkloadName) -> str:
+    """Partition key of the items of a tenant's model of a workload, in both tables."""
+    return f"{tenant_of(tenant)}#{name_in_keys(workload, tenant)}"
+
+
+def parse_table_partition(text: str) -> tuple[ModelId, WorkloadName]:
+    """The model and the workload in such a key."""
+    tenant, _, rest = text.partition("#")
+    workload, dot, name = rest.partition("#")[0].partition(".")
+    return ModelId(f"{tenant}{dot}{name}"), WorkloadName(workload)
 
 
 def is_of_a_tenant(key: ItemKey, workload: WorkloadName) -> bool:
     """Whether an item, in either table, belongs to a tenant and this workload."""
-    owner, _, rest = key.partition.partition("#")
-    return rest.partition("#")[0] == workload and not owner.startswith("_")
+    owner, its_workload = parse_table_partition(key.partition)
+    return its_workload == workload and not owner.startswith("_")
 
 
 # ---- the requests table --------------------------------------------------------------------------
 
 
-def request_item(tenant: TenantId, workload: WorkloadName, request: RequestId) -> ItemKey:
+def request_item(tenant: ModelId, workload: WorkloadName, request: RequestId) -> ItemKey:
     """A request."""
     return ItemKey(table_partition(tenant, workload), request)
 
@@ -42,7 +49,7 @@ def queue_key(workload: WorkloadName, status: str) -> str:
     return f"{workload}#{status}"
 
 
-def history_partition(tenant: TenantId, workload: WorkloadName) -> str:
+def history_partition(tenant: ModelId, workload: WorkloadName) -> str:
     """Partition key of the changes that moved out of a tenant's request rows."""
     return f"{table_partition(tenant, workload)}#history"
 
@@ -54,15 +61,16 @@ def history_sort_key(request: RequestId, since: str) -> str:
 
 
 def history_item(
-    tenant: TenantId, workload: WorkloadName, request: RequestId, since: str
+    tenant: ModelId, workload: WorkloadName, request: RequestId, since: str
 ) -> ItemKey:
     """Changes of a request from a moment on."""
     return ItemKey(history_partition(tenant, workload), history_sort_key(request, since))
 
 
-def daily_uploads_item(tenant: TenantId, workload: WorkloadName) -> ItemKey:
-    """How many uploads a tenant handed in on the last day on which it did."""
-    return ItemKey(f"{table_partition(tenant, workload)}#uploads", "latest")
+def daily_uploads_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:
+    """How many uploads a tenant handed in, for all of its models, on the last day on which it
+    did."""
+    return ItemKey(f"{table_partition(tenant_of(tenant), workload)}#uploads", "latest")
 
 
 def workload_partition(workload: WorkloadName) -> str:
@@ -124,16 +132,21 @@ VERSIONS: Final = "version#"
 """The prefix of the sort keys of a tenant's versions."""
 
 
-def version_item(tenant: TenantId, workload: WorkloadName, version: Version) -> ItemKey:
+def version_item(tenant: ModelId, workload: WorkloadName, version: Version) -> ItemKey:
     """A version of a tenant's model."""
     return ItemKey(table_partition(tenant, workload), f"{VERSIONS}{version}")
 
 
-def champion_item(tenant: TenantId, workload: WorkloadName) -> ItemKey:
-    """The pointer to the version a tenant is served by."""
+def champion_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:
+    """The pointer to the version a tenant's model is served by."""
     return ItemKey(table_partition(tenant, workload), "champion")
 
 
-def tenant_item(tenant: TenantId, workload: WorkloadName) -> ItemKey:
-    """A tenant's own settings."""
-    return ItemKey(table_partition(tenant, workload), "tenant")
+def tenant_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:
+    """A tenant's own settings, for all of its models."""
+    return ItemKey(table_partition(tenant_of(tenant), workload), "tenant")
+
+
+def named_models_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:
+    """The names of a tenant's models beside its default one."""
+    return ItemKey(table_partition(tenant_of(tenant), workload), "named_models")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tenantry.names.ids import TenantId
+from tenantry.names.ids import ModelId, TenantId, tenant_of
 
 Tier = Literal["silo", "bridge", "pool"]
 SharedTier = Literal["bridge", "pool"]
@@ -13,10 +13,16 @@ SharedTier = Literal["bridge", "pool"]
 
 @dataclass(frozen=True)
 class Own:
-    """The machines of one tenant alone: the tier ``silo``."""
+    """The machines of one tenant alone: the tier ``silo``. ``model`` is the one of its models that
+    is meant, where each has an endpoint of its own there."""
 
-    tenant: TenantId
+    model: ModelId
     tier: Literal["silo"] = "silo"
+
+    @property
+    def tenant(self) -> TenantId:
+        """The tenant."""
+        return tenant_of(self.model)
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,6 @@ class Shared:
 Machines = Own | Shared
 
 
-def machines_of(tier: Tier, tenant: TenantId) -> Machines:
+def machines_of(tier: Tier, tenant: ModelId) -> Machines:
     """The machines that serve a tenant of a tier."""
     return Own(tenant) if tier == "silo" else Shared(tier)

@@ -35,11 +35,11 @@ class Check:
     asset: AssetName
     name: str
     description: str
-    ask: Callable[[Deployment, Workload, ids.TenantId], Finding]
+    ask: Callable[[Deployment, Workload, ids.ModelId], Finding]
     concerns: Callable[[Workload], bool] = lambda _: True
 
 
-def data_quality(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
+def data_quality(deployment: Deployment, workload: Workload, tenant: ids.ModelId) -> Finding:
     """Whether the tenant's last upload could be used, and its repairs."""
     name = ids.workload_name(workload.name)
     last = newest_of(RequestQueue(deployment).of_tenant(name, tenant))
@@ -55,7 +55,7 @@ def data_quality(deployment: Deployment, workload: Workload, tenant: ids.TenantI
 
 
 def better_than_baseline(
-    deployment: Deployment, workload: Workload, tenant: ids.TenantId
+    deployment: Deployment, workload: Workload, tenant: ids.ModelId
 ) -> Finding:
     """Whether the champion beat the workload's baseline on data neither had seen, and met the
     requirement."""
@@ -75,7 +75,7 @@ def better_than_baseline(
     return Finding(passed, {"version": model.version, **found})
 
 
-def endpoint_answers(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
+def endpoint_answers(deployment: Deployment, workload: Workload, tenant: ids.ModelId) -> Finding:
     """Whether the endpoint answers the workload's smoke request with this tenant's champion,
     now."""
     champion = ModelRegistry(deployment).champion(tenant, ids.workload_name(workload.name))
@@ -100,7 +100,7 @@ def age_facts(age: DataAge, at: datetime, reason: str | None) -> dict[str, Any]:
     return facts | ({"reason": reason} if reason else {})
 
 
-def young_enough(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
+def young_enough(deployment: Deployment, workload: Workload, tenant: ids.ModelId) -> Finding:
     """Whether the champion's data are young enough for it to predict today."""
     champion = ModelRegistry(deployment).champion(tenant, ids.workload_name(workload.name))
     if champion is None:

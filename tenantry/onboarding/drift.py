@@ -94,7 +94,7 @@ def check_drift(
     if not challengers:
         return
     pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="drift")
-    asked: dict[Future[Finding | None], ids.TenantId] = {
+    asked: dict[Future[Finding | None], ids.ModelId] = {
         pool.submit(drift_against, deployment, workload, request, data): request.tenant
         for request, data in challengers
     }
@@ -105,7 +105,7 @@ def check_drift(
             f"drift: {len(late)} of {len(asked)} tenants were not looked at within "
             f"{max_seconds:g} s"
         )
-    drifted: dict[ids.TenantId, Finding] = {}
+    drifted: dict[ids.ModelId, Finding] = {}
     for future, tenant in asked.items():
         if future not in done:
             continue
@@ -152,7 +152,7 @@ def drift_against(
 
 
 def newest_prepared(
-    deployment: Deployment, workload: Workload, tenant: ids.TenantId
+    deployment: Deployment, workload: Workload, tenant: ids.ModelId
 ) -> Request | None:
     """The request of a tenant's newest prepared upload; its facts tell of the data."""
     name = ids.workload_name(workload.name)
@@ -163,7 +163,7 @@ def newest_prepared(
     )
 
 
-def drift_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> Finding:
+def drift_of(deployment: Deployment, workload: Workload, tenant: ids.ModelId) -> Finding:
     """The same check for a tenant's newest prepared upload, when a person asks for it."""
     newest = newest_prepared(deployment, workload, tenant)
     if newest is None:
@@ -301,7 +301,7 @@ def _finding(
 
 
 def _tell_operators(
-    deployment: Deployment, workload: Workload, drifted: Mapping[ids.TenantId, Finding]
+    deployment: Deployment, workload: Workload, drifted: Mapping[ids.ModelId, Finding]
 ) -> None:
     """Send one message for a pack: if one customer drifts, hundreds may."""
     if not drifted:

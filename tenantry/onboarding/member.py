@@ -42,7 +42,7 @@ class Member:
     refused: bool = False
 
     @property
-    def tenant(self) -> ids.TenantId:
+    def tenant(self) -> ids.ModelId:
         """The tenant it is for."""
         return self.request.tenant
 
@@ -72,8 +72,8 @@ def owed_members(requests: Sequence[Request], pack: ids.PackId) -> list[Member]:
 
 
 def members_by_hand(
-    queue: RequestQueue, workload: Workload, tenants: Sequence[ids.TenantId], run: str
-) -> Iterator[tuple[ids.TenantId, Member | None]]:
+    queue: RequestQueue, workload: Workload, tenants: Sequence[ids.ModelId], run: str
+) -> Iterator[tuple[ids.ModelId, Member | None]]:
     """The members of a run that a person started: each tenant's latest usable upload, to become a
     version of its own.
 

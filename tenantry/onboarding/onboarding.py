@@ -33,16 +33,16 @@ class Onboarding:
         self._registration = RegistrationStage(self.at_work)
 
     @property
-    def failures(self) -> dict[ids.TenantId, str]:
+    def failures(self) -> dict[ids.ModelId, str]:
         """Why tenants failed, except those whose owners alone can cure it."""
         return self._reasons(refused=False)
 
     @property
-    def refusals(self) -> dict[ids.TenantId, str]:
+    def refusals(self) -> dict[ids.ModelId, str]:
         """Why tenants failed whose owners alone can cure it, and have been told."""
         return self._reasons(refused=True)
 
-    def _reasons(self, *, refused: bool) -> dict[ids.TenantId, str]:
+    def _reasons(self, *, refused: bool) -> dict[ids.ModelId, str]:
         return {
             member.tenant: member.failure
             for member in self._members
@@ -87,7 +87,7 @@ class Onboarding:
             self._registration.register(member, member.model, verified=member.archive_checked)
 
 
-def failures_in_words(failures: Mapping[ids.TenantId, str], most: int = 20) -> str:
+def failures_in_words(failures: Mapping[ids.ModelId, str], most: int = 20) -> str:
     """The failed tenants and their reasons, for a person."""
     lines = [f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:most]]
     if len(failures) > most:

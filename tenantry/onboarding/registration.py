@@ -327,7 +327,7 @@ def _put_back(deployment: Deployment, champion: Champion, reigning: ModelVersion
 def roll_back(
     deployment: Deployment,
     workload: Workload,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     *,
     to: ids.Version | None = None,
     why: str = "",

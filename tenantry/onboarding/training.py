@@ -190,7 +190,7 @@ class TrainingStage:
         at_work = self.at_work
         name = ids.workload_name(at_work.workload.name)
         messages = s3_keys.messages_prefix(name, at_work.pack)
-        tenant = tasks[0].tenant if at_work.tier == "silo" else None
+        tenant = ids.tenant_of(tasks[0].tenant) if at_work.tier == "silo" else None
         role = None if tenant is None else ensure_silo_role(at_work.deployment, name, tenant)
         ladder = jobs.Ladder(jobs.rungs(at_work.workload))
         while True:

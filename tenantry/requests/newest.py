@@ -68,7 +68,7 @@ def newest_of_each_tenant(
     requests: Iterable[Request],
 ) -> tuple[list[Request], list[tuple[Request, Request]]]:
     """Each tenant's newest request; and the others, each with the one that supersedes it."""
-    newest: dict[ids.TenantId, Request] = {}
+    newest: dict[ids.ModelId, Request] = {}
     rows = sorted(requests, key=Upload.of)
     for row in rows:
         newest[row.tenant] = row

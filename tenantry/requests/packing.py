@@ -3,9 +3,9 @@ calls.
 
 The rules, which ``docs/concepts.md`` gives with their bounds:
 
-- Of several requests of a tenant only the newest is worth making; the others are superseded.
+- Of several requests for one model only the newest is worth making; the others are superseded.
 - A tenant has one request on its way at a time, so it takes one seat in one pack, however much it
-  uploads.
+  uploads, and for however many of its models.
 - Within a tier the request that has waited longest goes first. A tenant's first model has a head
   start of a fixed number of seconds. A request that has waited longer than that goes before it, so
   none starves.
@@ -50,7 +50,7 @@ def plan_packs(
     """Cut due requests into packs.
 
     Args:
-        due: pending requests whose time has come, one a tenant.
+        due: pending requests whose time has come, one a model.
         on_their_way: requests that are in packs already.
         limits: the workload's, for a pack.
         scheduling: the workload's, for the order of requests.
@@ -66,11 +66,11 @@ def plan_packs(
             request.request,
         )
 
-    busy = {request.tenant for request in on_their_way}
+    busy = {ids.tenant_of(request.tenant) for request in on_their_way}
     waiting: dict[tuple[tiers.Tier, str, str], list[Request]] = {}
     for request in sorted(due, key=turn):
-        if request.tenant not in busy:
-            busy.add(request.tenant)
+        if (tenant := ids.tenant_of(request.tenant)) not in busy:
+            busy.add(tenant)
             waiting.setdefault((request.tier, request.group, request.apart), []).append(request)
     ready: dict[tiers.Tier, list[list[Request]]] = {}
     for (tier, _, _), requests in waiting.items():

@@ -79,7 +79,7 @@ class RequestQueue(RequestReader):
     def accept(
         self,
         workload: ids.WorkloadName,
-        tenant: ids.TenantId,
+        tenant: ids.ModelId,
         request: ids.RequestId,
         manifest_key: str,
         tier: tiers.Tier,
@@ -143,7 +143,7 @@ class RequestQueue(RequestReader):
     def refuse_at_the_door(
         self,
         workload: ids.WorkloadName,
-        tenant: ids.TenantId,
+        tenant: ids.ModelId,
         request: ids.RequestId,
         manifest_key: str,
         reason: str,
@@ -164,7 +164,7 @@ class RequestQueue(RequestReader):
     def put(
         self,
         workload: ids.WorkloadName,
-        tenant: ids.TenantId,
+        tenant: ids.ModelId,
         request: ids.RequestId,
         status: Status,
         at: datetime,

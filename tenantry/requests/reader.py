@@ -63,20 +63,20 @@ class RequestReader:
     deployment: Deployment
 
     def get(
-        self, workload: ids.WorkloadName, tenant: ids.TenantId, request: ids.RequestId
+        self, workload: ids.WorkloadName, tenant: ids.ModelId, request: ids.RequestId
     ) -> Request | None:
         """One request, read consistently."""
         row = self.deployment.requests.get(table_keys.request_item(tenant, workload, request))
         return None if row is None else request_of(row)
 
     def get_many(
-        self, wanted: Sequence[tuple[ids.TenantId, ids.RequestId]], workload: ids.WorkloadName
+        self, wanted: Sequence[tuple[ids.ModelId, ids.RequestId]], workload: ids.WorkloadName
     ) -> list[Request]:
         """Many requests, each once, a hundred to a call, read consistently, in no order."""
         keys = (table_keys.request_item(tenant, workload, request) for tenant, request in wanted)
         return list(requests_of(self.deployment.requests.get_many(keys)))
 
-    def of_tenant(self, workload: ids.WorkloadName, tenant: ids.TenantId) -> list[Request]:
+    def of_tenant(self, workload: ids.WorkloadName, tenant: ids.ModelId) -> list[Request]:
         """All requests of a tenant, oldest first."""
         rows = self.deployment.requests.query(table_keys.table_partition(tenant, workload))
         return sorted(requests_of(rows), key=lambda request: request.accepted)

@@ -78,7 +78,7 @@ class Request:
     """
 
     request: ids.RequestId
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     workload: ids.WorkloadName
     status: Status
     manifest_key: str
@@ -107,7 +107,7 @@ class Request:
     moved_out: int = 0
 
     @property
-    def key(self) -> tuple[ids.TenantId, ids.RequestId]:
+    def key(self) -> tuple[ids.ModelId, ids.RequestId]:
         """The ids that tell it from every other request of the workload."""
         return self.tenant, self.request
 
@@ -125,11 +125,11 @@ def time_of(text: str) -> datetime:
 def request_of(row: Row) -> Request:
     """The request that a row of the table is. Raises ``KeyError``, ``ValueError``,
     ``TypeError``."""
-    tenant, _, workload = row["tenant"].partition("#")
+    tenant, workload = table_keys.parse_table_partition(row["tenant"])
     return Request(
         request=ids.RequestId(row["request"]),
-        tenant=ids.TenantId(tenant),
-        workload=ids.WorkloadName(workload),
+        tenant=tenant,
+        workload=workload,
         status=row["status"],
         manifest_key=row["manifest_key"],
         version=row.get("version"),

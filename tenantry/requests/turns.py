@@ -37,7 +37,7 @@ def whose_turn_it_is(
     if max_packs <= 0:
         return []  # the backlog is not read either: reading thousands takes seconds
     newest, older = newest_of_each_tenant(queue.due(name, most=_MAX_LOOKED_AT))
-    to_finish: dict[ids.TenantId, Request] = {}
+    to_finish: dict[ids.ModelId, Request] = {}
     for row, newer in older[:_MAX_SUPERSEDED]:
         if _was_crowned(queue, row):
             to_finish[row.tenant] = row
@@ -98,12 +98,14 @@ def _supersede_or_postpone(
     ):
         queue.supersede(row, newer[-1])
         return True
-    return (
-        most is not None
-        and row.notify_owner
-        and row.attempt == 1
-        and _used_up_its_day(queue, row, rows, at, most)
-    )
+    if most is None or not row.notify_owner or row.attempt != 1:
+        return False
+    # The limit is the tenant's, whichever of its models the uploads are for.
+    models = ModelRegistry(queue.deployment).models_of(ids.tenant_of(row.tenant), row.workload)
+    for model in models:
+        if model != row.tenant:
+            rows += queue.of_tenant(row.workload, model)
+    return _used_up_its_day(queue, row, rows, at, most)
 
 
 def _was_crowned(queue: RequestQueue, row: Request) -> bool:

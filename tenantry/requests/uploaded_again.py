@@ -22,7 +22,7 @@ _MAX_LOOKS: Final = 10  # at a row that others change meanwhile
 def uploaded_again(
     queue: RequestQueue,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     content: ids.RequestId,
     row: Mapping[str, Any],
     uploaded: datetime,

@@ -291,7 +291,7 @@ class Failure:
     container's error document, if there is one."""
 
     workload: ids.WorkloadName
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     question: ids.QuestionId
     attempt: int
     reason: str

@@ -91,8 +91,12 @@ class TenantClient:
     ``submitter`` is the deployment with the app's own session, for tenants whose session may not
     ask a shared endpoint whose container fetches the models itself.
 
+    ``model`` is the name of the tenant's model that every call is about. A name that is new is made
+    with its first upload.
+
     Raises:
-        ids.InvalidIdError: ``tenant`` is no tenant's id; the message has the rule.
+        ids.InvalidIdError: ``tenant`` is no tenant's id, or ``model`` no model's name; the message
+            has the rule.
     """
 
     deployment: Deployment
@@ -100,16 +104,24 @@ class TenantClient:
     tenant: ids.TenantId
     metrics: InferenceMetrics | None = None
     submitter: Deployment | None = None
+    model: ids.ModelName = ids.DEFAULT_MODEL
     _archivist: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(1), init=False, repr=False
     )
+    _id: ids.ModelId = field(init=False, repr=False)
     _counts: InferenceMetrics = field(init=False, repr=False)
     _cache: ResultCache = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        ids.tenant_id(self.tenant)  # a type checker may not have seen the caller
+        # A type checker may not have seen the caller.
+        self._id = ids.model_of(ids.tenant_id(self.tenant), ids.model_name(self.model))
         self._counts = self.metrics or InferenceMetrics(self.deployment)
         self._cache = ResultCache(self.deployment, self.workload)
+
+    @classmethod
+    def of_model(cls, deployment: Deployment, workload: Workload, model: ids.ModelId) -> Self:
+        """The client of an operator, who names the tenant and its model in one text."""
+        return cls(deployment, workload, ids.tenant_of(model), model=ids.name_of(model))
 
     @property
     def _name(self) -> ids.WorkloadName:
@@ -140,7 +152,7 @@ class TenantClient:
             ids.InvalidIdError: a file's name cannot be used.
         """
         upload = ids.upload_id(uuid.uuid4().hex)
-        manifests.put_upload(self.deployment, self._name, self.tenant, upload, files, parameters)
+        manifests.put_upload(self.deployment, self._name, self._id, upload, files, parameters)
         return upload
 
     def import_model(self, archive: bytes, *, sha256: str | None = None) -> ids.UploadId:
@@ -165,7 +177,7 @@ class TenantClient:
         manifests.put_upload(
             self.deployment,
             self._name,
-            self.tenant,
+            self._id,
             upload,
             {"model.tar.gz": archive},
             purpose="import",
@@ -175,12 +187,21 @@ class TenantClient:
     def _span(self, name: str, champion: Champion) -> AbstractContextManager[str]:
         """A span in the app's own trace, if it has one, else in that of the model's upload."""
         return span(
-            name, champion.traceparent, in_callers=True, workload=self._name, tenant=self.tenant
+            name, champion.traceparent, in_callers=True, workload=self._name, tenant=self._id
         )
 
+    def models(self) -> list[ids.ModelName]:
+        """The names of the tenant's models of the workload that are or were asked for, in the order
+        of the alphabet."""
+        registry = ModelRegistry(self.deployment)
+        named = registry.named_models(self.tenant, self._name)
+        default = RequestQueue(self.deployment).of_tenant(self._name, self.tenant)
+        names = [ids.name_of(model) for model in ([self.tenant] if default else []) + named]
+        return sorted(names)
+
     def requests(self) -> list[Request]:
-        """The requests of the tenant's uploads, oldest first."""
-        return RequestQueue(self.deployment).of_tenant(self._name, self.tenant)
+        """The requests of the uploads for the model, oldest first."""
+        return RequestQueue(self.deployment).of_tenant(self._name, self._id)
 
     def champion(self) -> Champion:
         """The version the tenant is served by.
@@ -188,7 +209,7 @@ class TenantClient:
         Raises:
             NoModelYetError: there is none; the message has the state of the last upload.
         """
-        champion = ModelRegistry(self.deployment).champion(self.tenant, self._name)
+        champion = ModelRegistry(self.deployment).champion(self._id, self._name)
         if champion is None:
             last = newest_of(self.requests())
             stands = (
@@ -198,7 +219,7 @@ class TenantClient:
             )
             if last and last.reason:
                 stands += f": {last.reason}"
-            raise NoModelYetError(f"{self.tenant} has no {self.workload.name} model yet; {stands}")
+            raise NoModelYetError(f"{self._id} has no {self.workload.name} model yet; {stands}")
         return champion
 
     def predict(
@@ -441,9 +462,9 @@ class TenantClient:
             EndpointBusyError: its container had too much to do, or ran out of the request's time.
             objects.ObjectMissingError: the time for an answer has passed without one.
         """
-        if submitted.question.tenant != self.tenant:
+        if submitted.question.tenant != self._id:
             raise ids.InvalidIdError(
-                f"the question is not of tenant {self.tenant}; ask its own client"
+                f"the question is not of tenant {self._id}; ask its own client"
             )
         answer = asynchronous.result(self.deployment, submitted)
         if answer is not None and submitted.answer is None:
@@ -514,10 +535,10 @@ class TenantClient:
             record["response"] = _archived(answer)
         if exchange is None:
             key = s3_keys.archived_request(
-                self._name, self.tenant, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
+                self._name, self._id, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
             )
         else:
-            key = exchange.key(self._name, self.tenant, at)
+            key = exchange.key(self._name, self._id, at)
             record["trial"] = exchange.document
         objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
 
@@ -530,14 +551,14 @@ class TenantClient:
             "question": question.id,
             "trial": exchange.document,
         }
-        key = exchange.key(self._name, self.tenant, at)
+        key = exchange.key(self._name, self._id, at)
         objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
 
     def first_results(self, version: ids.Version) -> list[FirstResult]:
         """What the training of a version made with it, as a tenant's first pictures; none where it
         made nothing. They are there before the model serves: the notice ``first_results`` names the
         version."""
-        return first_results(self.deployment, self._name, self.tenant, version)
+        return first_results(self.deployment, self._name, self._id, version)
 
     def first_result(self, version: ids.Version, name: str) -> bytes:
         """The bytes of one of them.
@@ -545,7 +566,7 @@ class TenantClient:
         Raises:
             objects.ObjectMissingError: there is no such file.
         """
-        return read_first_result(self.deployment, self._name, self.tenant, version, name)
+        return read_first_result(self.deployment, self._name, self._id, version, name)
 
     def predictions(self, day: date) -> list[dict[str, Any]]:
         """The tenant's batch prediction of a day, one document per record.
@@ -553,13 +574,13 @@ class TenantClient:
         Raises:
             objects.ObjectMissingError: there is none for that day.
         """
-        key = s3_keys.prediction(self._name, self.tenant, day)
+        key = s3_keys.prediction(self._name, self._id, day)
         found = objects.find_object(
             self.deployment.s3, self.deployment.data_bucket, key, MAX_PREDICTION_BYTES
         )
         if found is None:
             raise objects.ObjectMissingError(
-                f"{self.tenant} has no {self.workload.name} prediction of {day.isoformat()}"
+                f"{self._id} has no {self.workload.name} prediction of {day.isoformat()}"
             )
         return [json.loads(line) for line in found.content.splitlines() if line.strip()]
 

@@ -43,7 +43,7 @@ class Question:
 
     id: ids.QuestionId
     workload: ids.WorkloadName
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     version: ids.Version
     accept: str
     repeatable: bool

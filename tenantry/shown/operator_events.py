@@ -42,7 +42,7 @@ class OperatorEvent:
     kind: Kind
     workload: ids.WorkloadName
     asset: str
-    tenant: ids.TenantId | None
+    tenant: ids.ModelId | None
     metadata: Mapping[str, Any]
     data_version: str = ""
 
@@ -89,7 +89,7 @@ class LeftEvent:
                 _KINDS[found["kind"]],
                 ids.workload_name(found["workload"]),
                 str(found["asset"]),
-                None if found["tenant"] is None else ids.tenant_id(found["tenant"]),
+                None if found["tenant"] is None else ids.model_id(found["tenant"]),
                 dict(found["metadata"]),
                 str(found["data_version"]),
             )

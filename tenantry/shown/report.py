@@ -44,7 +44,7 @@ class Report(Protocol):
     """Receives each tenant's outcome as soon as it is known."""
 
     def materialized(
-        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], data_version: str
+        self, asset: AssetName, tenant: ids.ModelId, metadata: Mapping[str, Any], data_version: str
     ) -> None:
         """A tenant's asset exists now; ``data_version`` is a digest or name of its content."""
         ...
@@ -53,7 +53,7 @@ class Report(Protocol):
         self,
         asset: AssetName,
         check: str,
-        tenant: ids.TenantId,
+        tenant: ids.ModelId,
         metadata: Mapping[str, Any],
         *,
         passed: bool,
@@ -61,7 +61,7 @@ class Report(Protocol):
         """A tenant's asset was looked at."""
         ...
 
-    def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
+    def failed(self, asset: AssetName, tenant: ids.ModelId, reason: str) -> None:
         """A tenant's asset could not be made, and its page says why; the others go on."""
         ...
 

@@ -38,7 +38,7 @@ class TenantInFleet:
     from.
     """
 
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     version: ids.Version
     tier: str
     score: float | None

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class TenantTier:
     """The tier a tenant's next request is made in, and where it is served until then.
 
-    ``own`` tells whether it is the tenant's own setting or the workload's. ``on_their_way`` counts
+    ``own`` tells whether it is the tenant's own setting or the workload's. ``champion`` is that of
+    its default model, or of one that is not served in the tier yet. ``on_their_way`` counts
     unfinished requests that were taken in with another tier and keep it.
     """
 
@@ -66,13 +67,18 @@ class TenantTier:
 
 
 def tier_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> TenantTier:
-    """A tenant's tier, champion and unfinished requests."""
+    """A tenant's tier, the champion of one of its models, and the unfinished requests of all."""
     name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     own = registry.own_tier(tenant, name)
     tier = own or workload.tier
-    rows = RequestQueue(deployment).of_tenant(name, tenant)
+    models, queue = registry.models_of(tenant, name), RequestQueue(deployment)
+    rows = [row for model in models for row in queue.of_tenant(name, model)]
     others = sum(row.status in OPEN and row.tier != tier for row in rows)
-    return TenantTier(tenant, name, tier, own is not None, registry.champion(tenant, name), others)
+    of_models = [registry.champion(model, name) for model in models]
+    champions = [one for one in of_models if one is not None]
+    elsewhere = [one for one in champions if one.tier != tier]
+    champion = next(iter([*elsewhere, *champions]), None)
+    return TenantTier(tenant, name, tier, own is not None, champion, others)
 
 
 def change_tier(
@@ -93,14 +99,15 @@ def change_tier(
 
 
 def move_to_its_tier(deployment: Deployment, workload: Workload, tenant: ids.TenantId) -> bool:
-    """Serve a tenant's present version from the machines of its tier, without a failed request.
+    """Serve a tenant's present versions, one of each of its models, from the machines of its tier,
+    without a failed request.
 
     The new endpoint is made first, and has answered the smoke request with the version before the
     pointer is flipped. The former one goes on for those who looked the route up before
     (``tenantry.tenants.unused`` removes it later). A repeated call does nothing.
 
     Returns:
-        Whether the tenant was moved; False where it has no model, or is served there already.
+        Whether a model was moved; False where it has none, or is served there already.
 
     Raises:
         EndpointFailedError: the new endpoint could not be brought into service, or does not answer.
@@ -109,10 +116,18 @@ def move_to_its_tier(deployment: Deployment, workload: Workload, tenant: ids.Ten
         objects.ObjectMissingError: the version's archive is gone.
         ChampionChangedError: another version became champion meanwhile; try again.
 
-    After each of these errors, the tenant is served as before.
+    After each of these errors, the model that could not be moved is served as before.
     """
     name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     tier = registry.own_tier(tenant, name) or workload.tier
+    moved = [_move(deployment, workload, model, tier) for model in registry.models_of(tenant, name)]
+    return any(moved)
+
+
+def _move(
+    deployment: Deployment, workload: Workload, tenant: ids.ModelId, tier: tiers.Tier
+) -> bool:
+    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     champion = registry.champion(tenant, name)
     if champion is None or champion.tier == tier:
         return False

@@ -235,9 +235,10 @@ def _delete_objects(deployment: Deployment, workload: ids.WorkloadName, done: Wo
     homes = {sagemaker_names.without_end(name) for name in done.endpoints}
     prefixes += [(data, s3_keys.endpoint_models_prefix(name)) for name in sorted(homes)]
     prefixes += [
-        (bucket, f"{tenant}{workload}/")
+        (bucket, f"{tenant}{workload}{end}")
         for bucket, root in roots
         for tenant in _tenants(deployment, bucket, root)
+        for end in ("/", ".")  # of default models, and of named ones
     ]
     for bucket, prefix in prefixes:
         done.objects += delete_under(deployment, bucket, prefix)

@@ -43,7 +43,7 @@ class TrainingTask:
     """
 
     request: ids.RequestId
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     version: ids.Version
     data_version: ids.Version
     files: tuple[ids.FileName, ...]
@@ -183,7 +183,7 @@ def write_job_inputs(
     listed = [
         ListedTask(
             task.request,
-            task.tenant,
+            ids.tenant_of(task.tenant),
             task.version,
             tier,
             s3_keys.training_data_folder(task.tenant, task.data_version),

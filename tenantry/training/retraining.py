@@ -137,7 +137,7 @@ def _due(
     workload: Workload,
     settings: Retraining,
     at: datetime,
-    busy: Set[ids.TenantId],
+    busy: Set[ids.ModelId],
     done: Round,
 ) -> Iterator[tuple[Champion, Occasion]]:
     recipe = workload.recipe

@@ -81,7 +81,7 @@ class Exchange:
             return replace(self, outcome="failed")
         return replace(self, outcome="failed", milliseconds=milliseconds, failure=failure)
 
-    def key(self, workload: ids.WorkloadName, tenant: ids.TenantId, at: datetime) -> str:
+    def key(self, workload: ids.WorkloadName, tenant: ids.ModelId, at: datetime) -> str:
         """A new key for its archived exchange."""
         outcome = f"{self.trial}.{self.side}.{self.outcome}.{round(self.milliseconds * 1000)}"
         name = f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
@@ -91,7 +91,7 @@ class Exchange:
 def exchanges_of(
     deployment: Deployment,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     trial: Trial,
     now: datetime,
 ) -> Iterator[Exchange]:

@@ -53,7 +53,7 @@ class Ended:
 def start(
     deployment: Deployment,
     workload: Workload,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     version: ids.Version,
     *,
     percent: int = 20,
@@ -147,7 +147,7 @@ def _must_serve_any_version(champion: Champion) -> None:
 
 
 def promote(
-    deployment: Deployment, workload: Workload, tenant: ids.TenantId, *, by: str, why: str = ""
+    deployment: Deployment, workload: Workload, tenant: ids.ModelId, *, by: str, why: str = ""
 ) -> Ended | Champion:
     """Make the version on trial the champion, and tell the tenant's owner. The former champion is
     what a rollback returns to.
@@ -182,7 +182,7 @@ def promote(
 
 
 def end(
-    deployment: Deployment, workload: Workload, tenant: ids.TenantId, *, by: str, why: str = ""
+    deployment: Deployment, workload: Workload, tenant: ids.ModelId, *, by: str, why: str = ""
 ) -> Ended | None:
     """Let the champion answer all requests again. Returns the ended trial; None where none runs.
 
@@ -211,10 +211,10 @@ def guard(deployment: Deployment, workload: Workload) -> list[Ended]:
     name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     item = table_keys.trials_item(name)
     tenants = sorted((deployment.requests.get(item) or {}).get("tenants", ()))
-    champions = registry.champions_of(name, [ids.tenant_id(one) for one in tenants])
+    champions = registry.champions_of(name, [ids.model_id(one) for one in tenants])
     ended = list[Ended]()
     for tenant in tenants:
-        champion = champions.get(ids.tenant_id(tenant))
+        champion = champions.get(ids.model_id(tenant))
         trial = None if champion is None else champion.trial
         if champion is None or trial is None:
             deployment.requests.update(item, deleting={"tenants": {tenant}})

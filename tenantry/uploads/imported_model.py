@@ -80,7 +80,7 @@ def keep_imported_model(
         (file,) = manifests.fetch_files(deployment, manifest, raw)
         owner = {
             "workload": request.workload,
-            "tenant": request.tenant,
+            "tenant": ids.tenant_of(request.tenant),
             "version": version,
             "sha256": manifest.files[0].sha256,
             "trace_id": trace_id_of(request.traceparent) or "",

@@ -38,8 +38,10 @@ _TAKEN_IN_FOR_ONE_MADE: Final = 10
 """The uploads taken in for each model that may be made for a tenant in a day: most uploads are
 superseded before that."""
 
+TOO_MANY_MODELS: Final = "too_many_models"
+"""The code of the refusal of an upload for one more model than a tenant may have."""
 _ONE_AT_A_TIME: Final = threading.Lock()
-AddTenants = Callable[[ids.WorkloadName, Sequence[ids.TenantId]], None]
+AddTenants = Callable[[ids.WorkloadName, Sequence[ids.ModelId]], None]
 
 
 @dataclass
@@ -49,7 +51,7 @@ class WorkloadIntake:
     accepted: int = 0
     known_already: int = 0
     refused: int = 0
-    reasons: dict[ids.TenantId, str] = field(default_factory=dict)
+    reasons: dict[ids.ModelId, str] = field(default_factory=dict)
     """Why each tenant's latest refused upload cannot be used."""
 
 
@@ -243,7 +245,7 @@ def find_lost_uploads(
 class _Outcome:
     key: str
     workload: ids.WorkloadName | None
-    tenant: ids.TenantId | None
+    tenant: ids.ModelId | None
     new: bool
     reason: str | None
 
@@ -337,11 +339,15 @@ def _accept(
     most, nth = workload.scheduling.max_per_tenant_a_day, 1
     if most is not None and manifest.uploaded is not None:
         most *= _TAKEN_IN_FOR_ONE_MADE
-        counted = count_upload(deployment, name, tenant, manifest.upload, manifest.uploaded, most)
+        owner = ids.tenant_of(tenant)
+        counted = count_upload(deployment, name, owner, manifest.upload, manifest.uploaded, most)
         if counted is None:
-            return _refuse_flood(queue, name, tenant, key, manifest.uploaded, most)
+            return _refuse_flood(queue, name, owner, key, manifest.uploaded, most)
         nth = counted
-    tier, champion = ModelRegistry(deployment).tier_and_champion(tenant, name, workload.tier)
+    registry = ModelRegistry(deployment)
+    if not registry.note_name(tenant, name, workload.upload.max_models):
+        return _refuse_name(queue, manifest, key, workload.upload.max_models)
+    tier, champion = registry.tier_and_champion(tenant, name, workload.tier)
     first = champion is None
     group = manifest.group(workload.training.pack.together)
     new = queue.accept(
@@ -363,7 +369,7 @@ def _accept(
 def _refuse_flood(
     queue: RequestQueue,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     key: str,
     uploaded: datetime,
     most: int,
@@ -384,10 +390,28 @@ def _refuse_flood(
     return _Outcome(key, workload, None, new, reason)
 
 
+def _refuse_name(
+    queue: RequestQueue, manifest: manifests.Manifest, key: str, most: int
+) -> _Outcome:
+    """Refuse an upload for a further model of a tenant that has as many as it may have. Its row
+    lies with the default model's, as there is no model of that name."""
+    workload, tenant = manifest.workload, ids.tenant_of(manifest.tenant)
+    reason = (
+        f"a tenant has at most {most} models of {workload}, and {ids.name_of(manifest.tenant)!r} "
+        f"would be another; upload for one of those that are there"
+    )
+    request = ids.request_id_of(workload, tenant, f"refused:{manifest.upload}:{TOO_MANY_MODELS}")
+    new = queue.get(workload, tenant, request) is None
+    if new:
+        _tell_refused(queue.deployment, workload, tenant, request, reason, TOO_MANY_MODELS)
+        queue.refuse_at_the_door(workload, tenant, request, key, reason, TOO_MANY_MODELS)
+    return _Outcome(key, workload, tenant, new, reason)
+
+
 def _tell_refused(
     deployment: Deployment,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     request: ids.RequestId,
     reason: str,
     code: str,
@@ -399,7 +423,7 @@ def _tell_refused(
 
 
 def _introduce(outcomes: Sequence[_Outcome], add_tenants: AddTenants) -> None:
-    by_workload: dict[ids.WorkloadName, list[ids.TenantId]] = {}
+    by_workload: dict[ids.WorkloadName, list[ids.ModelId]] = {}
     for outcome in outcomes:
         if outcome.workload is not None and outcome.tenant is not None:
             by_workload.setdefault(outcome.workload, []).append(outcome.tenant)

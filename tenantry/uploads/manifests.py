@@ -23,6 +23,9 @@ from tenantry.workloads.sections import Imports, Parameter, Upload
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
+_FIELDS: Final = frozenset(
+    {"format", "workload", "tenant", "model", "files", "parameters", "purpose"}
+)
 MAX_MANIFEST_BYTES: Final = 64 * 1024
 _TRACEPARENT: Final = "traceparent"  # among the metadata of a manifest's object
 
@@ -65,13 +68,15 @@ class UploadedFile:
 class Manifest:
     """A checked ``manifest.json``; ``uploaded`` is when S3 took it (to the second).
 
+    ``tenant`` is whose upload it is, and for which of its models.
+
     ``left_out`` names listed files that came along by accident, such as ``.DS_Store``: they are not
     fetched. ``traceparent`` is the trace that its uploader began, empty for none. With the purpose
     ``import`` its only file is the archive of a model.
     """
 
     workload: ids.WorkloadName
-    tenant: ids.TenantId
+    tenant: ids.ModelId
     upload: ids.UploadId
     files: tuple[UploadedFile, ...]
     parameters: Mapping[str, str | int | float | bool]
@@ -168,7 +173,7 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
                 f"must agree",
                 code,
             )
-    unknown = set(document) - {"format", "workload", "tenant", "files", "parameters", "purpose"}
+    unknown = set(document) - _FIELDS
     if unknown:
         raise RefusedUploadError(
             f"manifest.json: unknown field {sorted(unknown)[0][:80]!r}; remove it",
@@ -182,7 +187,18 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
     # What a model was made with is told in its archive.
     declared = {} if imports else offered.upload.parameters
     parameters = _parameters(document.get("parameters", {}), declared)
-    return Manifest(workload, tenant, upload, files, parameters, left_out=left_out, purpose=purpose)
+    model = ids.model_of(tenant, _model_name(document.get("model", ids.DEFAULT_MODEL)))
+    return Manifest(workload, model, upload, files, parameters, left_out=left_out, purpose=purpose)
+
+
+def _model_name(said: Any) -> ids.ModelName:
+    try:
+        return ids.model_name(said)
+    except ids.InvalidIdError as error:
+        raise RefusedUploadError(
+            f"manifest.json: model cannot be used; {error}. Leave it out for the default model.",
+            "model_name_unusable",
+        ) from error
 
 
 def _purpose(said: Any) -> Purpose:
@@ -395,7 +411,7 @@ def fetch_files(deployment: Deployment, manifest: Manifest, folder: Path) -> lis
 def put_upload(
     deployment: Deployment,
     workload: ids.WorkloadName,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     upload: ids.UploadId,
     files: Mapping[str, bytes],
     parameters: Mapping[str, str | int | float | bool] | None = None,
@@ -407,6 +423,7 @@ def put_upload(
     The upload is a part of the caller's trace, or begins one.
     """
     s3, bucket, listed = deployment.s3, deployment.uploads_bucket, []
+    model = ids.name_of(tenant)
     key = s3_keys.upload_manifest(workload, tenant, upload)
     with span("upload", workload=workload, tenant=tenant) as traceparent:
         for name, content in files.items():
@@ -418,7 +435,9 @@ def put_upload(
         manifest = {
             "format": 1,
             "workload": workload,
-            "tenant": tenant,
+            "tenant": ids.tenant_of(tenant),
+            # An earlier release refuses the field, rather than take it for the default model.
+            **({} if model == ids.DEFAULT_MODEL else {"model": model}),
             "files": listed,
             "parameters": dict(parameters or {}),
             # An earlier release refuses the field, rather than train on a model's archive.

@@ -80,6 +80,13 @@ class Upload(Section):
     file_types: tuple[FileType, ...] = Field(min_length=1)
     max_files: int = Field(ge=1, le=10_000)
     max_megabytes: float = Field(gt=0, le=10_240)
+    max_models: int = Field(
+        default=10,
+        ge=1,
+        le=1000,
+        description="so many models may one tenant have, each with a name; further names are "
+        "refused",
+    )
     parameters: Mapping[str, Parameter] = Field(default_factory=dict)
     preparation: Preparation = Preparation()
 

@@ -98,10 +98,10 @@ def an_id(kind: str, fallback: str, *names: str) -> Any:
 
 @st.composite
 def built_keys(
-    draw: st.DrawFn, /, tenant: ids.TenantId, other: ids.TenantId, **fixed: Any
+    draw: st.DrawFn, /, tenant: ids.ModelId, other: ids.ModelId, **fixed: Any
 ) -> dict[str, str]:
-    """A key from each builder, for ``tenant``; every other part that is not ``fixed`` may have
-    either tenant's name."""
+    """A key from each builder, for the model ``tenant``; every other part that is not ``fixed``
+    may have either tenant's name."""
     names = (tenant, other)
     version, day = draw(an_id("version_name", "20260102t030405-1a2b3c4d", *names)), date(2026, 1, 2)
     workload = fixed.get("workload") or draw(an_id("workload_name", "energy", *names))
@@ -141,6 +141,11 @@ def built_keys(
         folder = builder.endswith(("_prefix", "_root")) or key.endswith("/")
         made[builder] = f"{key.removesuffix('/')}/x" if folder else key
     return made
+
+
+def _names(tenants: list[str]) -> list[ids.ModelName]:
+    """Those of the ids that may also be models' names."""
+    return [ids.ModelName(name) for name in tenants if len(name) <= 32]
 
 
 def a_session_may(key: str) -> set[str]:
@@ -183,7 +188,10 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
         )
 
     for tenant, foreign in ((own, other), (other, own)):
-        for builder, key in data.draw(built_keys(tenant, foreign)).items():
+        # A model's name may be another tenant's id.
+        names = st.sampled_from([ids.DEFAULT_MODEL, *_names(tenants)])
+        one_model = ids.model_of(tenant, data.draw(names))
+        for builder, key in data.draw(built_keys(one_model, foreign)).items():
             bucket = template.arn("UploadsBucket" if key.startswith("uploads/") else "DataBucket")
             permitted = a_session_may(key)
             if permitted:
@@ -203,7 +211,7 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
                         action,
                         template.arn(table),
                         may,
-                        dynamodb__LeadingKeys=[of_tenants(tenant, workload)],
+                        dynamodb__LeadingKeys=[of_tenants(one_model, workload)],
                     )
                 for partition in (
                     table_keys.workload_partition(workload),
@@ -215,10 +223,10 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
             f"{endpoints}/{sagemaker_names.endpoint_name('tenantry', workload, Shared('bridge'))}"
         )
         model = sagemaker_names.target_model(
-            tenant, data.draw(an_id("version_name", "v1", own, other))
+            one_model, data.draw(an_id("version_name", "v1", own, other))
         )
         ask("sagemaker:InvokeEndpoint", endpoint, tenant == own, sagemaker__TargetModel=model)
-        machines = Own(tenant)
+        machines = Own(one_model)
         name = sagemaker_names.shaped_endpoint_name("tenantry", workload, machines, "async")
         silo = f"{endpoints}/{name}"
         asked.append(

@@ -67,7 +67,7 @@ def onboard(
 
 
 def statuses(
-    instance: DagsterInstance, workload: str, asset: str, tenants: Sequence[ids.TenantId]
+    instance: DagsterInstance, workload: str, asset: str, tenants: Sequence[ids.ModelId]
 ) -> dict[str, str]:
     """The status of each tenant's partition of an asset, as the UI shows it."""
     found = (

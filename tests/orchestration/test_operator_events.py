@@ -52,7 +52,7 @@ def tick(instance: DagsterInstance) -> str:
     return str(said.skip_message)
 
 
-def observed(instance: DagsterInstance, tenant: ids.TenantId) -> list[Mapping[str, Any]]:
+def observed(instance: DagsterInstance, tenant: ids.ModelId) -> list[Mapping[str, Any]]:
     """The observations of the tenant's partition, the latest first."""
     records = instance.fetch_observations(REGISTRATION, limit=100).records
     found = [record.event_log_entry.asset_observation for record in records]

@@ -50,7 +50,7 @@ def versions(
     return first, second
 
 
-def steer(instance: DagsterInstance, tenant: ids.TenantId, **config: object) -> bool:
+def steer(instance: DagsterInstance, tenant: ids.ModelId, **config: object) -> bool:
     """A run of the job."""
     whole = {"ops": {"energy_steer_trial": {"config": {"tenants": [tenant], **config}}}}
     return run(instance, "energy_trial", whole).success

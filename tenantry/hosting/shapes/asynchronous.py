@@ -110,7 +110,7 @@ class AsynchronousShape(Shape):
         return Record(route.target_model, request).line()
 
     def output_arguments(
-        self, workload: ids.WorkloadName, tenant: ids.TenantId, tier: Tier
+        self, workload: ids.WorkloadName, tenant: ids.ModelId, tier: Tier
     ) -> dict[str, Any]:
         """The arguments of InvokeEndpointAsync that put the answer below the tenant's prefix."""
         # A silo tenant's endpoint writes there anyway.

@@ -57,7 +57,7 @@ def real_time_shape(workload: Workload, tier: Tier) -> RealTimeShape:
 
 
 def route_in(
-    prefix: str, workload: Workload, tier: Tier, tenant: ids.TenantId, version: ids.Version
+    prefix: str, workload: Workload, tier: Tier, tenant: ids.ModelId, version: ids.Version
 ) -> Route:
     """How a version is asked on the endpoint of a tier that answers at once; ``prefix`` is the
     deployment's."""

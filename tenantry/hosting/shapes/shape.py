@@ -202,7 +202,7 @@ class Shape(ABC):
     def _requests(self, wanted: Wanted) -> EndpointRequests:
         """What ``requests`` returns."""
 
-    def route(self, endpoint: str, tenant: ids.TenantId, version: ids.Version) -> Route:
+    def route(self, endpoint: str, tenant: ids.ModelId, version: ids.Version) -> Route:
         """How a version of a tenant's model is asked on one of its endpoints."""
         return Route(self.name, endpoint, tenant, version)
 

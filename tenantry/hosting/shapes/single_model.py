@@ -17,7 +17,8 @@ from tenantry.hosting.shapes.shape import (
     ShapeName,
     Wanted,
 )
-from tenantry.names.tiers import Tier
+from tenantry.names import ids, sagemaker_names
+from tenantry.names.tiers import Machines, Tier
 from tenantry.workloads.hosting import Serverless
 from tenantry.workloads.schema import Workload
 
@@ -35,6 +36,11 @@ class SingleModelShape(RealTimeShape):
     limits = REAL_TIME
     tiers = frozenset(("silo",))
     deploys = True
+
+    def endpoint_name(self, prefix: str, workload: ids.WorkloadName, machines: Machines) -> str:
+        """The name of the endpoint of one of a silo tenant's models; ``prefix`` is the
+        deployment's."""
+        return sagemaker_names.model_endpoint_name(prefix, workload, machines, self.end)
 
     def _model(self, wanted: Wanted) -> dict[str, Any]:
         if len(wanted.serves) != 1:

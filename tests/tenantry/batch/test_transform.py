@@ -108,13 +108,13 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     answers = []
     for champion in good:
         assert found[champion.tenant].key == f"predictions/{champion.tenant}/energy/{DAY}.jsonl"
-        with TenantClient(deployment, energy, champion.tenant) as client:
+        with TenantClient.of_model(deployment, energy, champion.tenant) as client:
             (answer,) = client.predictions(DAY)
         assert len(answer["mean"]) == 7 * 24
         answers.append(json.dumps(answer["mean"]))
     assert len(set(answers)) == 3
     with (
-        TenantClient(deployment, energy, broken.tenant) as client,
+        TenantClient.of_model(deployment, energy, broken.tenant) as client,
         pytest.raises(objects.ObjectMissingError),
     ):
         client.predictions(DAY)
@@ -239,7 +239,7 @@ def test_a_round_of_predictions_reports_every_tenant_once(
     silo = crowned(cloud, trained_forecasts[1].archive, tier="silo")
     nobody = ids.tenant_id("nobody")
     heard = Heard()
-    started: list[ids.TenantId] = []
+    started: list[ids.ModelId] = []
     tenants = [good.tenant, broken.tenant, silo.tenant, nobody]
     failures = predict(
         deployment, energy, tenants, DAY, "run-1", heard, poll=0.1, starting=started.extend
@@ -263,7 +263,7 @@ def test_a_prediction_is_of_the_days_that_begin_with_the_batchs_own(
     made, day = trained_forecasts[0], DAY + timedelta(days=ahead)
     champion, heard = crowned(cloud, made.archive, card=made.outcome["card"]), Heard()
     assert not predict(deployment, energy, [champion.tenant], day, f"run-{ahead}", heard, poll=0.1)
-    with TenantClient(deployment, energy, champion.tenant) as client:
+    with TenantClient.of_model(deployment, energy, champion.tenant) as client:
         (answer,) = client.predictions(day)
     zone = ZoneInfo(made.outcome["card"]["timezone"])
     days = [datetime.fromisoformat(stamp).astimezone(zone).date() for stamp in answer["timestamps"]]

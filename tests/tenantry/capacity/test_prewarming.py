@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
-from tenantry.capacity.asked import asked_hours
+from tenantry.capacity.asked import AskedHours, asked_hours
 from tenantry.capacity.prewarming import most_wanted, prewarm
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys, sagemaker_names
@@ -110,7 +110,7 @@ def test_what_is_asked_on_most_days_comes_first() -> None:
     def asked(*ago: int, requests: int = 1) -> dict[datetime, int]:
         return {MORNING.replace(minute=0) + timedelta(hours=1) - day * DAY: requests for day in ago}
 
-    hours = {
+    hours: AskedHours = {
         ids.tenant_id("twice"): asked(1, 2),
         ids.tenant_id("thrice"): asked(1, 2, 3),
         ids.tenant_id("same-weekday"): asked(7, requests=2),
@@ -123,7 +123,7 @@ def test_what_is_asked_on_most_days_comes_first() -> None:
 def test_the_hours_are_those_of_the_zones_clocks() -> None:
     """On 29 March 2026 London's clocks go forward, so that eight o'clock is an hour earlier."""
     monday = datetime(2026, 3, 30, 5, 45, tzinfo=UTC)  # 6:45 in London
-    hours = {
+    hours: AskedHours = {
         ids.tenant_id("at-eight"): {datetime(2026, 3, 27, 8, tzinfo=UTC): 1},
         ids.tenant_id("at-ten"): {datetime(2026, 3, 27, 10, tzinfo=UTC): 1},
         ids.tenant_id("at-five"): {datetime(2026, 3, 27, 5, tzinfo=UTC): 1},

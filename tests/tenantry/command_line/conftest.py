@@ -73,7 +73,7 @@ def pending(
 
 
 def again(
-    queue: RequestQueue, workload: ids.WorkloadName, tenant: ids.TenantId, request: ids.RequestId
+    queue: RequestQueue, workload: ids.WorkloadName, tenant: ids.ModelId, request: ids.RequestId
 ) -> Request:
     row = queue.get(workload, tenant, request)
     assert row is not None

@@ -19,7 +19,7 @@ NAME = ids.workload_name("energy")
 
 def trained_version(
     deployment: Deployment,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     number: int,
     archive: bytes,
     metrics: Mapping[str, float],

@@ -40,11 +40,11 @@ PREPARED_AT = TODAY
 class Told:
     """A report that records its entries."""
 
-    checks: dict[ids.TenantId, tuple[bool, Mapping[str, Any]]] = field(default_factory=dict)
+    checks: dict[ids.ModelId, tuple[bool, Mapping[str, Any]]] = field(default_factory=dict)
     words: list[str] = field(default_factory=list)
 
     def materialized(
-        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], data_version: str
+        self, asset: AssetName, tenant: ids.ModelId, metadata: Mapping[str, Any], data_version: str
     ) -> None:
         raise AssertionError("a check makes nothing")
 
@@ -52,7 +52,7 @@ class Told:
         self,
         asset: AssetName,
         check: str,
-        tenant: ids.TenantId,
+        tenant: ids.ModelId,
         metadata: Mapping[str, Any],
         *,
         passed: bool,
@@ -60,7 +60,7 @@ class Told:
         assert (asset, check) == ("endpoint_registration", "drift")
         self.checks[tenant] = (passed, metadata)
 
-    def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
+    def failed(self, asset: AssetName, tenant: ids.ModelId, reason: str) -> None:
         raise AssertionError("drift fails nothing")
 
     def flush(self) -> None:
@@ -111,7 +111,7 @@ def served(
 
 def uploaded(
     serving: Serving,
-    tenant: ids.TenantId,
+    tenant: ids.ModelId,
     days: int,
     grown: float = 1.0,
     *,

@@ -33,11 +33,11 @@ class Heard:
     reasons: list[str] = field(default_factory=list)
 
     def materialized(
-        self, asset: AssetName, tenant: ids.TenantId, metadata: Mapping[str, Any], data_version: str
+        self, asset: AssetName, tenant: ids.ModelId, metadata: Mapping[str, Any], data_version: str
     ) -> None:
         self.made.append(metadata)
 
-    def failed(self, asset: AssetName, tenant: ids.TenantId, reason: str) -> None:
+    def failed(self, asset: AssetName, tenant: ids.ModelId, reason: str) -> None:
         self.reasons.append(reason)
 
     def checked(self, *_: Any, **__: Any) -> None: ...

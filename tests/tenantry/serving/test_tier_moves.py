@@ -78,6 +78,28 @@ def test_a_tenant_moves_through_all_tiers_under_load(world: World) -> None:
     assert unused_endpoints(world.deployment, world.tiny, NOW) == []
 
 
+def test_each_of_a_tenants_models_moves_to_an_endpoint_of_its_own(world: World) -> None:
+    tenant, registry = world.tenant(), ModelRegistry(world.deployment)
+    winter = ids.model_of(tenant, ids.model_name("winter"))
+    assert registry.note_name(winter, NAME, 2)
+    world.crown(winter, 2)
+    homes = set()
+    for tier in ("silo", "bridge"):
+        assert move(world, tenant, tier)
+        for model in (tenant, winter):
+            champion = registry.champion(model, NAME)
+            assert champion is not None
+            assert champion.tier == tier
+            homes.add(champion.endpoint)
+            with world.client(model) as client:
+                assert client.predict(ASKED)["mean"] == MEANS[model] + 1
+    assert len(homes) == 3, "two of the silo, and the one that all share"
+    left = {one.name for one in unused_endpoints(world.deployment, world.tiny, NOW)}
+    assert len(left & homes) == 2
+    remove_unused(world.deployment, world.tiny, NOW + timedelta(days=8), after_days=7)
+    assert unused_endpoints(world.deployment, world.tiny, NOW) == []
+
+
 def test_a_tenant_whose_archive_is_wrong_stays_where_it_is_served(world: World) -> None:
     tenant = world.tenant()
     champion = ModelRegistry(world.deployment).champion(tenant, NAME)

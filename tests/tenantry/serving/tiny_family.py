@@ -40,7 +40,7 @@ class World:
 
     def crown(
         self,
-        tenant: ids.TenantId,
+        tenant: ids.ModelId,
         number: int,
         *,
         tier: tiers.Tier = "bridge",
@@ -62,8 +62,8 @@ class World:
         registry = ModelRegistry(self.deployment)
         registry.crown(model, route_to(endpoint, model), registry.champion(tenant, NAME))
 
-    def client(self, tenant: ids.TenantId) -> TenantClient:
-        return TenantClient(self.deployment, self.tiny, tenant)
+    def client(self, tenant: ids.ModelId) -> TenantClient:
+        return TenantClient.of_model(self.deployment, self.tiny, tenant)
 
     def invocations(self) -> int:
         """The number of asynchronous invocations from this process."""

@@ -32,7 +32,7 @@ class Known:
     tenants: list[str] = field(default_factory=list)
     broken: bool = False
 
-    def __call__(self, workload: ids.WorkloadName, tenants: Sequence[ids.TenantId]) -> None:
+    def __call__(self, workload: ids.WorkloadName, tenants: Sequence[ids.ModelId]) -> None:
         if self.broken:
             raise ConnectionError("Dagster's database is down")
         self.tenants += tenants
