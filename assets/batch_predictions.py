@@ -20,14 +20,16 @@ from assets.described import described
 from assets.failed_tenants import raise_for
 from orchestration.private_dagster.chosen_partitions import RunReport, asset_key, plan
 from resources.tenantry_resource import TenantryResource
+from tenantry.batch.periods import Period
 from tenantry.batch.predictions import predict
 from tenantry.names import ids
 from tenantry.workloads.schema import Workload
 
 
 class BatchConfig(Config):
-    """The day to predict."""
+    """What to predict: which batch, and which day."""
 
+    batch: str = Field("", description="The batch's name in the YAML; empty for the first.")
     day: str = Field("", description="The date, YYYY-MM-DD; empty for today (UTC).")
 
 
@@ -46,8 +48,8 @@ def batch_predictions_asset(
         **described(
             workload,
             "batch_predictions",
-            f"a day's prediction, made by the tenant's champion in a batch transform. The schedule "
-            f"{workload.name}_batch_predictions_schedule predicts for everyone.",
+            f"a period's prediction, made by the tenant's champion in a batch transform. Batches: "
+            f"{', '.join(batch.name for batch in workload.batches)}.",
         ),
     )
     def batch_predictions(
@@ -74,7 +76,10 @@ def predict_day(
             tenantry.deployment,
             workload,
             tenants,
-            date.fromisoformat(config.day) if config.day else datetime.now(UTC).date(),
+            Period(
+                workload.batch_named(config.batch),
+                date.fromisoformat(config.day) if config.day else datetime.now(UTC).date(),
+            ),
             context.run.run_id,
             report,
             poll=tenantry.settings.poll_seconds,

@@ -2,6 +2,7 @@
 from a tenant's upload to its champion."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from dagster import (
@@ -30,21 +31,26 @@ from orchestration.private_dagster.chosen_partitions import (
 )
 from resources.tenantry_resource import TenantryResource
 from tenantry.aws.request_budget import BudgetSpentError
+from tenantry.batch.periods import Period
+from tenantry.batch.predictions import predict
 from tenantry.names import ids, tiers
+from tenantry.names.purposes import purpose_named
 from tenantry.onboarding.member import Member, members_by_hand, owed_members
 from tenantry.onboarding.onboarding import Onboarding
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.requests.queue import RequestQueue
+from tenantry.requests.rows import RequestKey
 from tenantry.shown.report import ONBOARDING, AssetName
 from tenantry.training.packed_job import FinishedJob, JobFailedError, NoCapacityYetError, Train
 from tenantry.workloads.schema import Workload
 
 
 class PackedRequest(Config):
-    """A request in a pack."""
+    """A request in a pack. ``purpose`` is that of its upload."""
 
     tenant: str
     request: str
+    purpose: str = "training"
 
 
 class OnboardingConfig(Config):
@@ -143,7 +149,11 @@ def _onboard(
     for pack, tier, members in _packs(context, config, queue, workload, failures, report):
         _announce(context, workload, stages, members)
         at_work = PackAtWork(deployment, workload, pack, tier, report, stages, queue.by)
-        going = Onboarding(at_work, _train(context, tenantry))
+        going = Onboarding(
+            at_work,
+            _train(context, tenantry),
+            partial(_predict, context, tenantry, workload, report, pack),
+        )
         try:
             going.run(members)
         except NoCapacityYetError as error:
@@ -170,13 +180,16 @@ def _announce(
     members: Sequence[Member],
 ) -> None:
     """Show the members' partitions as in progress. A model that was trained elsewhere has no
-    training data."""
+    training data, and data for inference make no model."""
     assets = [asset_key(workload.name, stage) for stage in ONBOARDING if stage in stages]
     data = asset_key(workload.name, "training_data")
-    trained = [member.tenant for member in members if not member.imported]
+    trained = [m.tenant for m in members if not m.imported and not m.appends]
+    appended = [member.tenant for member in members if member.appends]
     imported = [member.tenant for member in members if member.imported]
     if trained:
         plan(context, assets, trained)
+    if appended and data in assets:
+        plan(context, [data], appended)
     if imported:
         plan(context, [asset for asset in assets if asset != data], imported)
 
@@ -195,7 +208,12 @@ def _packs(
     if config.pack:
         pack = ids.pack_id(config.pack)
         wanted = [
-            (ids.model_id(entry.tenant), ids.request_id(entry.request)) for entry in config.requests
+            RequestKey(
+                ids.model_id(entry.tenant),
+                ids.request_id(entry.request),
+                purpose_named(entry.purpose),
+            )
+            for entry in config.requests
         ]
         members = owed_members(queue.get_many(wanted, name), pack)
         context.log.info(
@@ -217,6 +235,30 @@ def _packs(
         first = together[0].request
         alone = first.tenant if first.tier == "silo" else None
         yield ids.pack_id_of([context.run.run_id, group], alone), first.tier, together
+
+
+def _predict(
+    context: OpExecutionContext,
+    tenantry: TenantryResource,
+    workload: Workload,
+    report: RunReport,
+    pack: ids.PackId,
+    period: Period,
+    tenants: Sequence[ids.ModelId],
+) -> None:
+    """Predict a period for tenants whose data were appended. The report has each one's failure; the
+    data stay appended."""
+    assets = [asset_key(workload.name, "batch_predictions")]
+    predict(
+        tenantry.deployment,
+        workload,
+        tenants,
+        period,
+        f"{pack} {period}",
+        report,
+        poll=tenantry.settings.poll_seconds,
+        starting=lambda served: plan(context, assets, served),
+    )
 
 
 def _train(context: OpExecutionContext, tenantry: TenantryResource) -> Train:

@@ -237,7 +237,7 @@ class Product:
             for tenant in self.good:
                 with self.client(tenant) as client:
                     try:
-                        answer = client.predict(self.workload.batch.request)
+                        answer = client.predict(self.workload.batches[0].request)
                     except (NoModelYetError, InvocationRefusedError) as error:
                         self._lacks(tenant, f"no answer from the endpoint: {error}", error)
                     else:
@@ -282,6 +282,10 @@ class Product:
             endpoints.wait_in_service(self.deployment, name, timeout=self.timeout)
         except endpoints.EndpointFailedError as error:
             raise DemoFailedError(str(error)) from error
+
+    def _prediction(self, tenant: ids.ModelId, day: date) -> str:
+        cadence = ids.batch_name(self.workload.batches[0].name)
+        return s3_keys.prediction(self.name, tenant, cadence, day)
 
     def predict_batch(self, steps: Steps, day: date) -> None:
         """Run tonight's batch now, and see that every good tenant's prediction lies in S3. Raises
@@ -389,7 +393,7 @@ class Product:
                     f"{escape(str(tenant))}: {escape(lack)}"
                     for tenant, lack in self.lacking.items()
                 ),
-                f"Batch predictions: {s3_keys.prediction(self.name, example, day)}, …",
+                f"Batch predictions: {self._prediction(example, day)}, …",
             ]
         )
         table.caption_justify = "left"

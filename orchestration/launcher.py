@@ -159,7 +159,7 @@ def _run_request(
     config = OnboardingConfig(
         pack=pack,
         requests=[
-            PackedRequest(tenant=r.tenant, request=r.request)
+            PackedRequest(tenant=r.tenant, request=r.request, purpose=r.purpose)
             for r in sorted(requests, key=lambda r: r.tenant)
         ],
     )

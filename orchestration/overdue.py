@@ -26,6 +26,8 @@ from orchestration.schedules import Scheduled
 
 MAX_RUNS: Final = 5
 """The most runs of a job for one moment, including the scheduled one."""
+_MOST_MADE_UP: Final = 14
+"""Of the moments that a schedule has missed; older ones are given up, and the operators told."""
 _GRACE: Final = timedelta(minutes=5)  # for the schedule's own request: a busy daemon is late
 _FIRST_PAUSE: Final = timedelta(minutes=1)  # after a lost run; doubled after each
 _FINISHED: Final = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
@@ -70,7 +72,8 @@ class Look:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """A scheduled job that lost every run of a moment."""
+    """A scheduled job that lost every run of a moment, or (with no runs) of that moment and of
+    those before it."""
 
     scheduled: Scheduled
     moment: datetime
@@ -96,23 +99,55 @@ def overdue(
         if not latest:
             continue
         moment, each = max(latest, key=lambda pair: pair[0])
-        if (
-            moment <= max(look.since, started[each.name] or look.since)
-            or look.settled.get(group) == moment
-        ):
-            continue
-        if now - max(moment, look.awake) < _GRACE:
-            continue
-        runs = each.runs_of(instance, moment, MAX_RUNS)
-        if any(record.dagster_run.status not in _FINISHED for record in runs):
-            continue
-        if runs and not _is_lost(instance, runs):
-            look.settled[group] = moment
-        elif len(runs) >= MAX_RUNS:
-            yield GivenUp(each, moment, len(runs))
-            look.settled[group] = moment
-        elif not runs or now - _ended(runs[0]) >= _FIRST_PAUSE * 2 ** (len(runs) - 1):
-            yield each.run_at(moment, after=runs[0].dagster_run.run_id if runs else "lost")
+        first = max(look.since, started[each.name] or look.since)
+        if each.each_counts:
+            yield from _every_moment(instance, each, look, first, moment, now)
+        elif first < moment and look.settled.get(group) != moment:
+            yield from _one_moment(instance, each, look, moment, now)
+
+
+def _every_moment(
+    instance: DagsterInstance,
+    each: Scheduled,
+    look: Look,
+    first: datetime,
+    latest: datetime,
+    now: datetime,
+) -> Iterator[RunRequest | GivenUp]:
+    """The moments after ``first`` up to ``latest``, the oldest first. One that is not settled yet
+    does not hold the later ones up, and is looked at again."""
+    settled = max(look.settled.get(each.group, first), first)
+    moments = list[datetime]()
+    moment = latest
+    while moment > settled and len(moments) < _MOST_MADE_UP:
+        moments.insert(0, moment)
+        moment = _latest(each, moment - timedelta(seconds=1))
+    if moment > settled:
+        yield GivenUp(each, moment, 0)
+    in_order = True
+    for moment in moments:
+        alone = Look(look.since, look.awake, look.looked)
+        yield from _one_moment(instance, each, alone, moment, now)
+        in_order = in_order and each.group in alone.settled
+        if in_order:
+            look.settled[each.group] = moment
+
+
+def _one_moment(
+    instance: DagsterInstance, each: Scheduled, look: Look, moment: datetime, now: datetime
+) -> Iterator[RunRequest | GivenUp]:
+    if now - max(moment, look.awake) < _GRACE:
+        return
+    runs = each.runs_of(instance, moment, MAX_RUNS)
+    if any(record.dagster_run.status not in _FINISHED for record in runs):
+        return
+    if runs and not _is_lost(instance, runs):
+        look.settled[each.group] = moment
+    elif len(runs) >= MAX_RUNS:
+        yield GivenUp(each, moment, len(runs))
+        look.settled[each.group] = moment
+    elif not runs or now - _ended(runs[0]) >= _FIRST_PAUSE * 2 ** (len(runs) - 1):
+        yield each.run_at(moment, after=runs[0].dagster_run.run_id if runs else "lost")
 
 
 def _latest(scheduled: Scheduled, now: datetime) -> datetime:

@@ -24,6 +24,7 @@ from assets.batch_predictions import BatchConfig
 from orchestration.jobs import WorkloadJobs
 from orchestration.private_dagster.names import UnresolvedAssetJobDefinition
 from orchestration.step_names import batch_step
+from tenantry.workloads.batches import Batch
 from tenantry.workloads.schema import Workload
 
 DUE_TAG: Final = "tenantry/due"
@@ -41,7 +42,7 @@ class Scheduled:
     ``timezone``).
 
     Only the latest moment of a ``group`` counts, because each run replaces the effect of the one
-    before.
+    before. Where ``each_counts``, every moment does, as each has predictions of its own.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Scheduled:
     description: str
     config: Callable[[datetime], RunConfig | None] = lambda _: None
     tags: Callable[[datetime], Mapping[str, str]] = field(default=_nothing)
+    each_counts: bool = False
 
     def run_at(self, moment: datetime, after: str = "") -> RunRequest:
         """The run of a moment; ``after`` names the lost run that it makes up for."""
@@ -68,7 +70,10 @@ class Scheduled:
         """The existing runs of a moment, newest first."""
         return list(
             instance.get_run_records(
-                RunsFilter(job_name=self.job.name, tags={DUE_TAG: _due(moment)}), limit=most
+                RunsFilter(
+                    job_name=self.job.name, tags={**self.tags(moment), DUE_TAG: _due(moment)}
+                ),
+                limit=most,
             )
         )
 
@@ -99,7 +104,11 @@ def _due(moment: datetime) -> str:
 def scheduled_of(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
     """A workload's scheduled jobs."""
     return [
-        _batch(workload, jobs),
+        *(
+            _batch(workload, jobs, batch, cron)
+            for batch in workload.batches
+            if (cron := batch.cron)
+        ),
         *_capacity(workload, jobs),
         *_prewarming(workload, jobs),
         *_retraining(workload, jobs),
@@ -133,20 +142,25 @@ def _remove_unused(workload: Workload, jobs: WorkloadJobs) -> Scheduled:
     )
 
 
-def _batch(workload: Workload, jobs: WorkloadJobs) -> Scheduled:
+def _batch(workload: Workload, jobs: WorkloadJobs, batch: Batch, cron: str) -> Scheduled:
     def config(moment: datetime) -> RunConfig:
-        return RunConfig({batch_step(workload.name): BatchConfig(day=moment.date().isoformat())})
+        asked = BatchConfig(batch=batch.name, day=moment.date().isoformat())
+        return RunConfig({batch_step(workload.name): asked})
 
     return Scheduled(
-        name=f"{workload.name}_batch_predictions_schedule",
-        group=f"{workload.name} batch predictions",
+        name=f"{workload.name}_{batch.name}_batch_schedule",
+        group=f"{workload.name} {batch.name} batch",
         workload=workload.name,
         job=jobs.batch_predictions,
-        cron=workload.batch.cron,
-        timezone=workload.batch.timezone,
-        description=f"{workload.title}: predicts the day for every tenant with a model.",
+        cron=cron,
+        timezone=batch.timezone,
+        description=f"{workload.title}: predicts for every tenant with a model ({batch.name}).",
         config=config,
-        tags=lambda moment: {"tenantry/day": moment.date().isoformat()},
+        tags=lambda moment: {
+            "tenantry/batch": batch.name,
+            "tenantry/day": moment.date().isoformat(),
+        },
+        each_counts=True,
     )
 
 

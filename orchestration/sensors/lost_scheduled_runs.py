@@ -47,9 +47,11 @@ def lost_scheduled_runs_sensor(
         asked = 0
         for found in overdue(context.instance, scheduled, look, now):
             if isinstance(found, GivenUp):
+                moment = f"{found.moment:%Y-%m-%d %H:%M %Z}"
                 what = (
-                    f"{found.scheduled.job.name} of {found.moment:%Y-%m-%d %H:%M %Z} was lost "
-                    f"{found.runs} times"
+                    f"{found.scheduled.name} of {moment} was lost {found.runs} times"
+                    if found.runs
+                    else f"{found.scheduled.name} of {moment} and before it never came"
                 )
                 context.log.error(what)
                 tell_operators(

@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
+from tenantry.batch.fresh_data import FreshData, fresh_data
+from tenantry.batch.periods import Period
 from tenantry.batch.transform import BatchResult, TransformJobFailedError, predict_batch
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids
@@ -33,14 +35,16 @@ _MAX_PLOTS: Final = 1000
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchJob:
     """Tenants whose predictions share one transform job: all of one tier, a silo tenant alone."""
 
     name: str
     champions: tuple[Champion, ...]
 
 
-def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -> Iterator[Batch]:
+def batches_of(
+    champions: Sequence[Champion], tenants_per_job: int, salt: str
+) -> Iterator[BatchJob]:
     """Cut champions into batches.
 
     Args:
@@ -60,14 +64,14 @@ def batches_of(champions: Sequence[Champion], tenants_per_job: int, salt: str) -
     for group in groups:
         alone = group[0].tenant if group[0].tier == "silo" else None
         members = [f"{c.tenant} {c.version}" for c in group]
-        yield Batch(ids.batch_name_of([salt, *members], alone), tuple(group))
+        yield BatchJob(ids.batch_name_of([salt, *members], alone), tuple(group))
 
 
 def predict(
     deployment: Deployment,
     workload: Workload,
     tenants: Sequence[ids.ModelId] | None,
-    day: date,
+    period: Period,
     salt: str,
     report: Report,
     *,
@@ -80,7 +84,7 @@ def predict(
         deployment: buckets and clients.
         workload: its batch section.
         tenants: the tenants to predict for.
-        day: the predicted day, which is part of the key.
+        period: the batch and the predicted day, which are parts of the key.
         salt: see ``batches_of``.
         report: receives an event for every tenant.
         poll: seconds between looks at a running job.
@@ -106,7 +110,8 @@ def predict(
         if tenant not in served:
             failures[tenant] = "it has no model yet"
             report.failed("batch_predictions", tenant, failures[tenant])
-    too_old = _too_old(deployment, workload, champions, day, report)
+    fresh = fresh_data(deployment, workload, period.batch, champions)
+    too_old = _too_old(deployment, workload, champions, period, report, fresh)
     champions = [champion for champion in champions if champion.tenant not in too_old]
     # tenants that were named fail visibly; a round for all tenants leaves them out
     if tenants is not None:
@@ -114,19 +119,21 @@ def predict(
             failures[tenant] = reason
             report.failed("batch_predictions", tenant, reason)
     starting(sorted(champion.tenant for champion in champions))
-    batches = list(batches_of(champions, workload.batch.tenants_per_job, salt))
-    for batch, outcome in _side_by_side(deployment, workload, day, batches, report, poll):
+    # Two batches of one day never share a job.
+    salt = f"{period.batch.name} {salt}"
+    batches = list(batches_of(champions, period.batch.tenants_per_job, salt))
+    for batch, outcome in _side_by_side(deployment, workload, period, batches, report, poll, fresh):
         if isinstance(outcome, Exception):
             for champion in batch.champions:
                 failures[champion.tenant] = str(outcome)
                 report.failed("batch_predictions", champion.tenant, str(outcome))
         else:
-            failures |= _report_batch(deployment, workload, day, outcome, report)
+            failures |= _report_batch(deployment, period, outcome, report)
     if failures:
         lines = "\n".join(f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:50])
         tell_operators(
             deployment,
-            f"{workload.name}: {len(failures)} tenants without a prediction for {day}",
+            f"{workload.name}: {len(failures)} tenants without a prediction: {period}",
             lines,
         )
     return failures
@@ -136,8 +143,9 @@ def _too_old(
     deployment: Deployment,
     workload: Workload,
     champions: Sequence[Champion],
-    day: date,
+    period: Period,
     report: Report,
+    fresh: FreshData,
 ) -> dict[ids.ModelId, str]:
     """Check the age of each champion's data. Tell the owner once when they are too old to reach the
     day.
@@ -146,12 +154,14 @@ def _too_old(
         Each tenant whose champion cannot reach the day, with the reason.
     """
     reasons: dict[ids.ModelId, str] = {}
-    at = datetime.combine(day, time(), UTC)
+    at = datetime.combine(period.day, time(), UTC)
     for champion in champions:
         age = data_age(champion.card)
         if workload.moment is None or age is None:
             continue
-        reason = too_old_for(workload, champion.card, day)
+        reason = too_old_for(
+            workload, champion.card, period.day, period.batch, fresh.get(champion.tenant)
+        )
         facts = age_facts(age, at, reason)
         report.checked(
             "fine_tuned_artifact", DATA_AGE, champion.tenant, facts, passed=reason is None
@@ -161,7 +171,7 @@ def _too_old(
         reasons[champion.tenant] = reason
         if not champion.told_too_old:
             try:
-                _tell_too_old(deployment, champion, day, reason)
+                _tell_too_old(deployment, champion, period.day, reason)
             except (
                 ClientError,
                 BotoCoreError,
@@ -170,9 +180,7 @@ def _too_old(
                     f"{champion.tenant} could not be told that its data are too old: {error}"
                 )
     if reasons:
-        report.info(
-            f"{len(reasons)} tenants are left out: their data are too old for {day.isoformat()}"
-        )
+        report.info(f"{len(reasons)} tenants are left out: their data are too old for the {period}")
     return reasons
 
 
@@ -191,25 +199,25 @@ def _tell_too_old(deployment: Deployment, champion: Champion, day: date, reason:
 def _side_by_side(
     deployment: Deployment,
     workload: Workload,
-    day: date,
-    batches: Sequence[Batch],
+    period: Period,
+    batches: Sequence[BatchJob],
     report: Report,
     poll: float,
-) -> Iterator[tuple[Batch, BatchResult | TransformJobFailedError | ClientError | BotoCoreError]]:
+    fresh: FreshData,
+) -> Iterator[tuple[BatchJob, BatchResult | TransformJobFailedError | ClientError | BotoCoreError]]:
     """Run the batches' jobs, ``batch.max_jobs_at_once`` at the same time, and give each one's
     outcome as it comes."""
     deployment.s3, deployment.sagemaker  # noqa: B018 - made once here rather than by each thread
-    show = partial(
-        _shown, workload, day, plots=sum(len(b.champions) for b in batches) <= _MAX_PLOTS
-    )
-    pool = ThreadPoolExecutor(workload.batch.max_jobs_at_once, thread_name_prefix="batch")
+    show = partial(_shown, period, plots=sum(len(b.champions) for b in batches) <= _MAX_PLOTS)
+    pool = ThreadPoolExecutor(period.batch.max_jobs_at_once, thread_name_prefix="batch")
     given_up = threading.Event()
-    asked: dict[Future[BatchResult], Batch] = {}
+    asked: dict[Future[BatchResult], BatchJob] = {}
     try:
         for batch in batches:
             report.info(f"batch {batch.name}: one transform job for {len(batch.champions)} tenants")
-            going = partial(predict_batch, poll=poll, show=show, given_up=given_up)
-            asked[pool.submit(going, deployment, workload, day, batch.name, batch.champions)] = (
+            own = {one.tenant: fresh[one.tenant] for one in batch.champions if one.tenant in fresh}
+            going = partial(predict_batch, fresh=own, poll=poll, show=show, given_up=given_up)
+            asked[pool.submit(going, deployment, workload, period, batch.name, batch.champions)] = (
                 batch
             )
         for future in as_completed(asked):
@@ -229,13 +237,13 @@ def _side_by_side(
 
 
 def _report_batch(
-    deployment: Deployment, workload: Workload, day: date, result: BatchResult, report: Report
+    deployment: Deployment, period: Period, result: BatchResult, report: Report
 ) -> dict[ids.ModelId, str]:
     usd = (
         result.seconds
         / 3600
-        * workload.batch.usd_per_hour
-        * workload.batch.instances
+        * period.batch.usd_per_hour
+        * period.batch.instances
         / max(1, len(result.predictions))
     )
     failures = {}
@@ -246,7 +254,8 @@ def _report_batch(
             continue
         metadata = {
             **prediction.shown,  # first: people look before they read
-            "date": day.isoformat(),
+            "batch": period.batch.name,
+            "date": period.day.isoformat(),
             "dagster/uri": f"s3://{deployment.data_bucket}/{prediction.key}",
             "dagster/partition_row_count": prediction.rows,
             "version": prediction.version,
@@ -259,13 +268,13 @@ def _report_batch(
             "batch_predictions",
             prediction.tenant,
             metadata,
-            f"{day.isoformat()}-{prediction.version}",
+            f"{period.batch.name}-{period.day.isoformat()}-{prediction.version}",
         )
     return failures
 
 
 def _shown(
-    workload: Workload, day: date, tenant: ids.ModelId, content: bytes, *, plots: bool
+    period: Period, tenant: ids.ModelId, content: bytes, *, plots: bool
 ) -> tuple[int, dict[str, Any]]:
     """The number of rows in a tenant's prediction, and its metadata for people: a series' plot and
     days, or pictures. Each of several answers counts as one row."""
@@ -275,9 +284,9 @@ def _shown(
     answer = answer_for_people(first)
     if answer.picture is not None:
         return len(answer.document["images"]), {"pictures": answer.picture}
-    series = series_of(answer.document, ZoneInfo(workload.batch.timezone))
+    series = series_of(answer.document, ZoneInfo(period.batch.timezone))
     if series is None:
         return 1, {}
-    title = f"{tenant}, predicted for {day:%d %B %Y} ({workload.batch.timezone})"
+    title = f"{tenant}, predicted for {period.day:%d %B %Y} ({period.batch.timezone})"
     plot = series.plot(title) if plots else None
     return len(series.times), {**({} if plot is None else {"plot": plot}), "days": series.days()}

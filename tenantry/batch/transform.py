@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +24,8 @@ from contracts.records import Record
 from contracts.trace_context import trace_id_of
 from tenantry.aws import objects
 from tenantry.aws.silo_roles import ensure_silo_role, silo_role_arn, tenant_tags, usable
+from tenantry.batch.fresh_data import FreshData
+from tenantry.batch.periods import Period
 from tenantry.errors import TenantryError
 from tenantry.hosting.endpoints import create_once, is_missing
 from tenantry.hosting.shapes.multi_model import pipeline_containers
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
     from tenantry.aws.deployment import Deployment
 
-_MAX_OUTPUT_BYTES: Final = 64 * 1024 * 1024
+_MAX_SHOWN_BYTES: Final = 8 * 1024 * 1024
+"""Of an answer that is shown to people; of a larger one, only the lines are counted."""
 _CALLS_AT_ONCE: Final = 8
 
 
@@ -89,10 +91,11 @@ def one_row(_tenant: ids.ModelId, _content: bytes) -> tuple[int, Mapping[str, An
 def predict_batch(
     deployment: Deployment,
     workload: Workload,
-    day: date,
+    period: Period,
     batch: str,
     champions: Sequence[Champion],
     *,
+    fresh: FreshData | None = None,
     poll: float = 1.0,
     show: Show = one_row,
     given_up: threading.Event | None = None,
@@ -104,9 +107,10 @@ def predict_batch(
     Args:
         deployment: buckets, role, clients.
         workload: the batch's request, instances and limits.
-        day: the predicted day.
+        period: the batch and the predicted day.
         batch: name of the batch.
         champions: the tenants' champions, all of one tier; a silo tenant alone.
+        fresh: data that are newer than the champions, for their requests.
         poll: seconds between looks at the job.
         show: returns the rows and the metadata of each answer.
         given_up: set by another thread when no caller waits for the job any more. The job goes on,
@@ -116,13 +120,18 @@ def predict_batch(
         TransformJobFailedError: it failed before any record, or was stopped.
     """
     name, began = ids.workload_name(workload.name), time.time_ns()
-    job = sagemaker_names.transform_job_name(deployment.prefix, name, day, batch)
+    job = sagemaker_names.transform_job_name(deployment.prefix, name, period.day, batch)
     client = deployment.sagemaker
     described = _describe(deployment, job)
     if described is None:
         with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
             written = list(
-                pool.map(lambda c: _write_input(deployment, workload, day, batch, c), champions)
+                pool.map(
+                    lambda c: _write_input(
+                        deployment, workload, period, batch, c, (fresh or {}).get(c.tenant)
+                    ),
+                    champions,
+                )
             )
         if not any(written):
             raise TransformJobFailedError(
@@ -132,17 +141,18 @@ def predict_batch(
         role = (
             ensure_silo_role(deployment, name, machines.tenant) if machines.tier == "silo" else None
         )
-        model = _model_request(deployment, workload, day, batch, job, machines)
+        model = _model_request(deployment, workload, period, batch, job, machines)
         usable(role, partial(create_once, client.create_model, model))
-        request = _job_request(deployment, workload, day, batch, job, machines)
+        request = _job_request(deployment, workload, period, batch, job, machines)
         usable(role, partial(create_once, client.create_transform_job, request))
-    described = _wait(deployment, job, workload.batch.max_seconds + 1800, poll, given_up)
+    described = _wait(deployment, job, period.batch.max_seconds + 1800, poll, given_up)
     status = described["TransformJobStatus"]
     reason = described.get("FailureReason") or f"the transform job {job} ended as {status}"
     with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
         predictions = tuple(
             pool.map(
-                lambda c: _collect(deployment, name, day, batch, c, reason, show, began), champions
+                lambda c: _collect(deployment, name, period, batch, c, reason, show, began),
+                champions,
             )
         )
     try:
@@ -161,18 +171,23 @@ def predict_batch(
 
 
 def _write_input(
-    deployment: Deployment, workload: Workload, day: date, batch: str, champion: Champion
+    deployment: Deployment,
+    workload: Workload,
+    period: Period,
+    batch: str,
+    champion: Champion,
+    fresh: Any,
 ) -> bool:
     """Put a tenant's archive and record where the job reads them. Returns False when its archive is
     gone."""
     name = ids.workload_name(workload.name)
     model = sagemaker_names.target_model(champion.tenant, champion.version)
-    record = Record(model, of_the_day(workload, day))
+    record = Record(model, of_the_day(workload, period.batch, period.day, fresh))
     kept = s3_keys.artifact(name, champion.tenant, champion.version)
     # A version from before archives were kept lies under its endpoint's prefix alone.
     machines = machines_of(champion.tier, champion.tenant)
     placed = placed_key(deployment, name, champion.tenant, champion.version, machines)
-    destination = s3_keys.batch_model(name, day, batch, champion.tenant, champion.version)
+    destination = s3_keys.batch_model(name, period.day, batch, champion.tenant, champion.version)
     for source in (kept, placed):
         with suppress(objects.ObjectMissingError):
             objects.copy(deployment.s3, deployment.data_bucket, source, destination)
@@ -182,7 +197,7 @@ def _write_input(
     objects.write_bytes(
         deployment.s3,
         deployment.data_bucket,
-        s3_keys.batch_input(name, day, batch, champion.tenant),
+        s3_keys.batch_input(name, period.day, batch, champion.tenant),
         record.line() + b"\n",
         "application/jsonlines",
     )
@@ -198,7 +213,12 @@ def _tags(workload: Workload, batch: str, machines: Machines) -> list[dict[str, 
 
 
 def _model_request(
-    deployment: Deployment, workload: Workload, day: date, batch: str, job: str, machines: Machines
+    deployment: Deployment,
+    workload: Workload,
+    period: Period,
+    batch: str,
+    job: str,
+    machines: Machines,
 ) -> Any:
     name = ids.workload_name(workload.name)
     role = (
@@ -207,7 +227,7 @@ def _model_request(
         else deployment.batch_role
     )
     tags = _tags(workload, batch, machines)
-    prefix = s3_keys.batch_prefix(name, day, batch)
+    prefix = s3_keys.batch_prefix(name, period.day, batch)
     source = {
         "S3Uri": f"s3://{deployment.data_bucket}/{prefix}models/",
         "S3DataType": "S3Prefix",
@@ -228,14 +248,25 @@ def _model_request(
 
 
 def _job_request(
-    deployment: Deployment, workload: Workload, day: date, batch: str, job: str, machines: Machines
+    deployment: Deployment,
+    workload: Workload,
+    period: Period,
+    batch: str,
+    job: str,
+    machines: Machines,
 ) -> Any:
-    batch_prefix = s3_keys.batch_prefix(ids.workload_name(workload.name), day, batch)
-    prefix = f"s3://{deployment.data_bucket}/{batch_prefix}"
+    name = ids.workload_name(workload.name)
+    prefix = f"s3://{deployment.data_bucket}/{s3_keys.batch_prefix(name, period.day, batch)}"
     return {
         "TransformJobName": job,
         "ModelName": job,
-        "BatchStrategy": "SingleRecord",
+        "BatchStrategy": period.batch.strategy,
+        "MaxPayloadInMB": period.batch.max_payload_megabytes,
+        **(
+            {}
+            if period.batch.max_concurrent is None
+            else {"MaxConcurrentTransforms": period.batch.max_concurrent}
+        ),
         "ModelClientConfig": {"InvocationsTimeoutInSeconds": 600, "InvocationsMaxRetries": 1},
         "TransformInput": {
             "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"{prefix}input/"}},
@@ -248,12 +279,12 @@ def _job_request(
             "AssembleWith": "Line",
         },
         "TransformResources": {
-            "InstanceType": workload.batch.instance_type,
-            "InstanceCount": workload.batch.instances,
+            "InstanceType": period.batch.instance_type,
+            "InstanceCount": period.batch.instances,
             **(
                 {}
-                if workload.batch.ami_version is None
-                else {"TransformAmiVersion": workload.batch.ami_version}
+                if period.batch.ami_version is None
+                else {"TransformAmiVersion": period.batch.ami_version}
             ),
         },
         "Tags": _tags(workload, batch, machines),
@@ -288,7 +319,7 @@ def _wait(
 def _collect(
     deployment: Deployment,
     workload: ids.WorkloadName,
-    day: date,
+    period: Period,
     batch: str,
     champion: Champion,
     reason: str,
@@ -298,17 +329,30 @@ def _collect(
     """Put a tenant's answer under its own prefix; ``began`` is when its batch began."""
     tenant, version, s3 = champion.tenant, champion.version, deployment.s3
     with span("batch", champion.traceparent, began=began, workload=workload, tenant=tenant):
-        source = s3_keys.batch_output(workload, day, batch, tenant)
+        source = s3_keys.batch_output(workload, period.day, batch, tenant)
+        key = s3_keys.prediction(workload, tenant, period.cadence, period.day)
         try:
-            content = objects.read_bytes(s3, deployment.data_bucket, source, _MAX_OUTPUT_BYTES)
+            # Within S3: an answer may be larger than this machine's memory.
+            objects.copy(s3, deployment.data_bucket, source, key)
         except objects.ObjectMissingError:
             mark_failed("no_prediction")
-            archive = s3_keys.batch_model(workload, day, batch, tenant, version)
+            archive = s3_keys.batch_model(workload, period.day, batch, tenant, version)
             if not objects.exists(s3, deployment.data_bucket, archive):
                 reason = f"the archive of version {version} is not there any more"
             return TenantPrediction(tenant, version, None, 0, reason)
-        key = s3_keys.prediction(workload, tenant, day)
-        objects.write_bytes(s3, deployment.data_bucket, key, content, "application/jsonlines")
-        rows, shown = show(tenant, content)
+        rows, shown = _shown(deployment, key, tenant, show)
         trace_id = trace_id_of(champion.traceparent)
         return TenantPrediction(tenant, version, key, rows, None, shown, trace_id)
+
+
+def _shown(
+    deployment: Deployment, key: str, tenant: ids.ModelId, show: Show
+) -> tuple[int, Mapping[str, Any]]:
+    """The rows of a stored answer, and its metadata for people."""
+    s3, bucket = deployment.s3, deployment.data_bucket
+    try:
+        content = objects.read_bytes(s3, bucket, key, _MAX_SHOWN_BYTES)
+    except objects.ObjectTooLargeError:
+        body = s3.get_object(Bucket=bucket, Key=key)["Body"]
+        return sum(part.count(b"\n") for part in body.iter_chunks(_MAX_SHOWN_BYTES)), {}
+    return show(tenant, content)

@@ -235,6 +235,7 @@ def _write_answer(
 @click.option(
     "--day", type=click.DateTime(["%Y-%m-%d"]), help="The prediction of this day; else the latest."
 )
+@click.option("--batch", help="The prediction by this batch of the workload; else the latest.")
 @click.option(
     "--rows",
     "most",
@@ -255,6 +256,7 @@ def predictions(
     tenant: ids.ModelId,
     workload: Workload | None,
     day: datetime | None,
+    batch: str | None,
     most: int,
     output: Path | None,
     first: bool,
@@ -277,7 +279,11 @@ def predictions(
     for one in invocation.chosen(workload):
         name = ids.workload_name(one.name)
         stored = stored_predictions(invocation.deployment, name, tenant)
-        wanted = [made for made in stored if day is None or made.day == day.date()]
+        wanted = [
+            made
+            for made in stored
+            if (day is None or made.day == day.date()) and batch in {None, made.batch}
+        ]
         if wanted:
             of_each[name] = (wanted[-1], [made for made in stored if made is not wanted[-1]])
     if not of_each:
@@ -359,8 +365,8 @@ def _shown_prediction(
         unit = f" in {table.unit}" if table.unit else ""
         period = f", {table.period[0]} to {table.period[1]}" if table.period else ""
         invocation.say(
-            f"{tenant}, {workload}: the prediction of {shown.day}, written {plain(shown.written)} "
-            f"UTC: {len(table.rows)} rows{unit}{period}"
+            f"{tenant}, {workload}: the prediction {shown.batch} of {shown.day}, written "
+            f"{plain(shown.written)} UTC: {len(table.rows)} rows{unit}{period}"
         )
         invocation.say(where)
         if table.rows[:most]:
@@ -370,13 +376,16 @@ def _shown_prediction(
                 f"(the first {most} of {len(table.rows)} rows; --rows {len(table.rows)} shows all)"
             )
         if others:
-            days = ", ".join(str(other.day) for other in others[: -_EARLIER - 1 : -1])
+            days = ", ".join(
+                f"{other.day} ({other.batch})" for other in others[: -_EARLIER - 1 : -1]
+            )
             more = f" and {len(others) - _EARLIER} more" if len(others) > _EARLIER else ""
-            invocation.say(f"There are others, of {days}{more}: --day shows one")
+            invocation.say(f"There are others, of {days}{more}: --day and --batch show one")
         if output is not None:
             invocation.aside.print(f"written: {output}", soft_wrap=True)
     return {
         "workload": workload,
+        "batch": shown.batch,
         "day": shown.day.isoformat(),
         "written": shown.written,
         "uri": where,

@@ -22,8 +22,10 @@ _PICTURE: Final = "png"  # docs/workload-file.md, "What people see"
 
 @dataclass(frozen=True)
 class StoredPrediction:
-    """A batch prediction of a day; ``size`` in bytes, ``written`` when S3 took it."""
+    """A prediction by one of the workload's batches, of a day; ``size`` in bytes, ``written`` when
+    S3 took it."""
 
+    batch: ids.BatchName
     day: date
     key: str
     size: int
@@ -33,18 +35,18 @@ class StoredPrediction:
 def stored_predictions(
     deployment: Deployment, workload: ids.WorkloadName, tenant: ids.ModelId
 ) -> list[StoredPrediction]:
-    """All batch predictions of a tenant, in the order of their days."""
+    """All batch predictions of a tenant's model, in the order of their days."""
     pages = deployment.s3.get_paginator("list_objects_v2").paginate(
         Bucket=deployment.data_bucket, Prefix=s3_keys.predictions_prefix(workload, tenant)
     )
     found = []
     for page in pages:
-        for entry in page.get("Contents", []):  # by name, so by day
+        for entry in page.get("Contents", []):
             with suppress(ids.InvalidIdError):
-                day = s3_keys.parse_prediction(workload, tenant, entry["Key"])
+                batch, day = s3_keys.parse_prediction(workload, tenant, entry["Key"])
                 size, written = entry["Size"], entry["LastModified"]
-                found.append(StoredPrediction(day, entry["Key"], size, written))
-    return found
+                found.append(StoredPrediction(batch, day, entry["Key"], size, written))
+    return sorted(found, key=lambda one: (one.day, one.written))
 
 
 # ---- answers as tables ---------------------------------------------------------------------------

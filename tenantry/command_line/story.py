@@ -13,6 +13,7 @@ from tenantry.aws.deployment import Deployment
 from tenantry.command_line.predicted import stored_predictions
 from tenantry.models.registry import Champion, ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys
+from tenantry.names.purposes import Purpose
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.workloads.schema import Workload
@@ -69,12 +70,14 @@ def story_of(deployment: Deployment, workload: Workload, tenant: ids.ModelId) ->
     """Collect a tenant's story for a workload, from the tables and from S3."""
     name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     queue = RequestQueue(deployment)
-    requests = queue.of_tenant(name, tenant)
+    lanes: tuple[Purpose, ...] = ("training", "inference")
+    requests = [row for purpose in lanes for row in queue.of_tenant(name, tenant, purpose)]
     others = {
         request.manifest_key
         for model in registry.models_of(ids.tenant_of(tenant), name)
         if model != tenant
-        for request in queue.of_tenant(name, model)
+        for purpose in lanes
+        for request in queue.of_tenant(name, model, purpose)
     }
     versions, champion = registry.versions(tenant, name), registry.champion(tenant, name)
     events = [

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
 from tenantry.command_line.invocation import MODEL, WORKLOAD, Invocation, NotDone, common_options
 from tenantry.names import ids, s3_keys
+from tenantry.names.purposes import Purpose
 from tenantry.requests.rows import OPEN, Request
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tenantry.workloads.sections import Parameter
 
 _STAGES: Final = ("uploaded", "pending", "claimed", "training", "trained", "registered")
+_LANES: Final[tuple[Purpose, ...]] = ("training", "inference")
 _LOOK_SECONDS: Final = 1.0
 
 
@@ -49,6 +51,9 @@ def _following_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="NAME=VALUE",
     help="Of the upload; may be repeated.",
 )
+@click.option(
+    "--for-inference", is_flag=True, help="New data for the next predictions; no model is made."
+)
 @_following_options
 @common_options
 def upload(
@@ -57,16 +62,21 @@ def upload(
     files: tuple[Path, ...],
     workload: Workload,
     parameters: tuple[str, ...],
+    for_inference: bool,
     wait: bool,
     timeout: float,
 ) -> None:
     """Upload FILES for TENANT, as the product's app does; a model is made from them without further
     steps.
 
+    With --for-inference no model is made: the data are appended to the tenant's, and the next batch
+    predicts from them.
+
     \b
-    Example:
+    Examples:
       tenantry upload acme consumption.csv --workload energy --parameter timezone=Europe/London
       --wait
+      tenantry upload acme monday.csv --workload energy --for-inference
     """
     from tenantry.serving.client import TenantClient
 
@@ -83,7 +93,9 @@ def upload(
         TenantClient.of_model(invocation.deployment, workload, tenant) as client,
         invocation.aside.status(f"{together:,} bytes"),
     ):
-        made = client.upload({file.name: file.read_bytes() for file in files}, values)
+        purpose: Literal["training", "inference"] = "inference" if for_inference else "training"
+        contents = {file.name: file.read_bytes() for file in files}
+        made = client.upload(contents, values, purpose=purpose)
     _tell(invocation, workload, tenant, made, wait=wait, timeout=timeout)
 
 
@@ -143,8 +155,8 @@ def _tell(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Say what was uploaded, and with ``wait`` what becomes of it. Raises ``NotDone`` when it
-    becomes no model."""
+    """Say what was uploaded, and with ``wait`` what becomes of it. Raises ``NotDone`` when nothing
+    comes of it."""
     if not wait:
         if invocation.as_json:
             invocation.write_json({"format": 1, "upload": made, "request": None})
@@ -164,12 +176,12 @@ def _tell(
                 "version": row.version,
             }
         )
-    if row.status != "registered":
+    if row.status not in {"registered", "appended"}:
         raise NotDone(
             f"request {row.request} is {row.status}: {row.reason or 'see `tenantry tenant`'}"
         )
     if not invocation.as_json:
-        invocation.say(f"request {row.request} is registered as version {row.version}")
+        invocation.say(f"request {row.request} is {row.status} as version {row.version}")
 
 
 def _parameter(
@@ -220,7 +232,8 @@ def _follow(
         while True:
             rows = [
                 r
-                for r in queue.of_tenant(name, tenant)
+                for purpose in _LANES
+                for r in queue.of_tenant(name, tenant, purpose)
                 if r.manifest_key == manifest or r.request == request
             ]
             if rows:
@@ -228,7 +241,7 @@ def _follow(
                 request = row.request
                 stands = f"is {row.status}"
                 if row.status not in OPEN:
-                    if row.status == "registered":
+                    if row.status in {"registered", "appended"}:
                         progress.update(bar, description=row.status, completed=len(_STAGES) - 1)
                     return row
                 stage = _STAGES.index(row.status) if row.status in _STAGES else 0

@@ -23,6 +23,7 @@ TenantId = NewType("TenantId", ModelId)
 """A tenant. As a ``ModelId`` it means the tenant's default model."""
 ModelName = NewType("ModelName", str)
 WorkloadName = NewType("WorkloadName", str)
+BatchName = NewType("BatchName", str)
 UploadId = NewType("UploadId", str)
 FileName = NewType("FileName", str)
 Version = NewType("Version", str)
@@ -38,6 +39,7 @@ DEFAULT_MODEL: Final = ModelName("default")
 """The name of the model that is meant where none is named."""
 _MODEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MODEL_NAME_IN_WORDS: Final = "1 to 32 small letters, digits and hyphens, the first no hyphen"
+_BATCH: Final = re.compile(r"(?!first\Z)[a-z][a-z0-9_]{0,19}")  # `first`: the first results
 _UPLOAD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _PACK: Final = re.compile(r"p-[a-z0-9-]{1,40}")
 _REQUEST: Final = re.compile(r"[0-9a-f]{32}")
@@ -101,6 +103,11 @@ def workload_name(text: object) -> WorkloadName:
     """A workload's name; letters and digits, so that it can stand in partition and job names.
     Raises ``InvalidIdError``."""
     return WorkloadName(_checked("workload name", _WORKLOAD, text, _WORKLOAD_IN_WORDS))
+
+
+def batch_name(text: object) -> BatchName:
+    """The name of one of a workload's batches. Raises ``InvalidIdError``."""
+    return BatchName(_checked("batch name", _BATCH, text))
 
 
 def upload_id(text: object) -> UploadId:

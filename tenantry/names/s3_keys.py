@@ -16,6 +16,7 @@ from typing import Final
 
 from tenantry.names.ids import (
     MANIFEST,
+    BatchName,
     FileName,
     InvalidIdError,
     ModelId,
@@ -25,6 +26,7 @@ from tenantry.names.ids import (
     UploadId,
     Version,
     WorkloadName,
+    batch_name,
     name_in_keys,
     question_id,
     tenant_id,
@@ -195,7 +197,7 @@ def tenant_of_batch_output(key: str) -> str | None:
 
 
 def predictions_prefix(workload: WorkloadName, tenant: ModelId) -> str:
-    """Above a tenant's batch predictions; by name they are in the order of their days."""
+    """Above the batch predictions of a tenant's model."""
     return f"predictions/{tenant_of(tenant)}/{name_in_keys(workload, tenant)}/"
 
 
@@ -209,20 +211,22 @@ def first_results_index(workload: WorkloadName, tenant: ModelId, version: Versio
     return f"{predictions_prefix(workload, tenant)}first/{version}.json"
 
 
-def prediction(workload: WorkloadName, tenant: ModelId, day: date) -> str:
-    """A tenant's batch prediction of a day."""
-    return f"{predictions_prefix(workload, tenant)}{day.isoformat()}.jsonl"
+def prediction(workload: WorkloadName, tenant: ModelId, cadence: BatchName, day: date) -> str:
+    """A tenant's prediction by one of the workload's batches, ``cadence``, of a day. By name they
+    are in the order of their days."""
+    return f"{predictions_prefix(workload, tenant)}{cadence}/{day.isoformat()}.jsonl"
 
 
-def parse_prediction(workload: WorkloadName, tenant: ModelId, key: str) -> date:
-    """The day in the key of a tenant's batch prediction. Raises ``InvalidIdError`` when it is not
-    one."""
-    day = key.removeprefix(predictions_prefix(workload, tenant)).removesuffix(".jsonl")
+def parse_prediction(workload: WorkloadName, tenant: ModelId, key: str) -> tuple[BatchName, date]:
+    """The batch and the day in the key of a tenant's batch prediction. Raises ``InvalidIdError``
+    when it is not one."""
+    said = key.removeprefix(predictions_prefix(workload, tenant)).removesuffix(".jsonl")
+    cadence, _, day = said.partition("/")
     try:
-        found = date.fromisoformat(day)
+        found = batch_name(cadence), date.fromisoformat(day)
     except ValueError:
-        found = date.min
-    if key != prediction(workload, tenant, found):
+        found = BatchName("-"), date.min
+    if key != prediction(workload, tenant, *found):
         raise InvalidIdError(f"{key[:200]!r} is not the key of a prediction of {tenant}")
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from tenantry.names.ids import ModelId, RequestId, Version, WorkloadName, name_in_keys, tenant_of
+from tenantry.names.purposes import Purpose
 
 
 class ItemKey(NamedTuple):
@@ -39,9 +40,21 @@ def is_of_a_tenant(key: ItemKey, workload: WorkloadName) -> bool:
 # ---- the requests table --------------------------------------------------------------------------
 
 
-def request_item(tenant: ModelId, workload: WorkloadName, request: RequestId) -> ItemKey:
-    """A request."""
-    return ItemKey(table_partition(tenant, workload), request)
+def requests_partition(tenant: ModelId, workload: WorkloadName, purpose: Purpose) -> str:
+    """Partition key of a model's requests.
+
+    Those for inference come daily and make no model. They lie apart, so that they are not read
+    where it is decided which model is made next.
+    """
+    of_model = table_partition(tenant, workload)
+    return f"{of_model}#data" if purpose == "inference" else of_model
+
+
+def request_item(
+    tenant: ModelId, workload: WorkloadName, request: RequestId, purpose: Purpose = "training"
+) -> ItemKey:
+    """A request; ``purpose`` is that of its upload."""
+    return ItemKey(requests_partition(tenant, workload, purpose), request)
 
 
 def queue_key(workload: WorkloadName, status: str) -> str:
@@ -140,6 +153,11 @@ def version_item(tenant: ModelId, workload: WorkloadName, version: Version) -> I
 def champion_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:
     """The pointer to the version a tenant's model is served by."""
     return ItemKey(table_partition(tenant, workload), "champion")
+
+
+def current_data_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:
+    """The pointer to the newest prepared data of a tenant's model."""
+    return ItemKey(table_partition(tenant, workload), "data")
 
 
 def tenant_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:

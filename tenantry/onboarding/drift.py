@@ -31,6 +31,7 @@ from tenantry.requests.rows import Request
 from tenantry.shown.previews import pictures_of_preview
 from tenantry.shown.report import Finding, Report
 from tenantry.uploads.bounded_calls import CallFailedError
+from tenantry.uploads.current_data import current_data
 from tenantry.uploads.training_data import TrainingData, call_limits, calls_of
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Drift
@@ -95,7 +96,7 @@ def check_drift(
         return
     pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="drift")
     asked: dict[Future[Finding | None], ids.ModelId] = {
-        pool.submit(drift_against, deployment, workload, request, data): request.tenant
+        pool.submit(drift_against, deployment, workload, request.tenant, data): request.tenant
         for request, data in challengers
     }
     done, late = wait(asked, timeout=max_seconds)
@@ -126,10 +127,9 @@ def check_drift(
 
 
 def drift_against(
-    deployment: Deployment, workload: Workload, request: Request, data: TrainingData
+    deployment: Deployment, workload: Workload, tenant: ids.ModelId, data: TrainingData
 ) -> Finding | None:
-    """Whether the tenant's served model is still as good as at its training, by the data of a newer
-    upload.
+    """Whether the tenant's served model is still as good as at its training, by newer data.
 
     Returns:
         The finding; None when there is nothing to tell: no champion, a champion of the same or a
@@ -139,11 +139,11 @@ def drift_against(
         InvocationRefusedError, EndpointFailedError, UnknownShapeError,
         objects.ObjectMissingError, ValueError, and what the family's module raises.
     """
-    registry = ModelRegistry(deployment)
-    champion = registry.champion(request.tenant, request.workload)
+    registry, name = ModelRegistry(deployment), ids.workload_name(workload.name)
+    champion = registry.champion(tenant, name)
     if workload.drift is None or champion is None or not is_older(champion.version, data.version):
         return None
-    model = registry.version(request.tenant, request.workload, champion.version)
+    model = registry.version(tenant, name, champion.version)
     return (
         None
         if model is None
@@ -151,26 +151,32 @@ def drift_against(
     )
 
 
-def newest_prepared(
+def newest_data(
     deployment: Deployment, workload: Workload, tenant: ids.ModelId
-) -> Request | None:
-    """The request of a tenant's newest prepared upload; its facts tell of the data."""
+) -> TrainingData | None:
+    """The newest prepared data of a tenant's model; None before any were prepared.
+
+    Raises ``ValueError`` or ``TypeError`` for a row that cannot be read.
+    """
     name = ids.workload_name(workload.name)
-    return newest_of(
+    if (current := current_data(deployment, name, tenant)) is not None:
+        return current.data
+    # Before the pointer was kept, the rows of requests alone told.
+    newest = newest_of(
         request
         for request in RequestQueue(deployment).of_tenant(name, tenant)
         if request.facts.get("training_data")
     )
+    return None if newest is None else TrainingData.from_json(newest.facts["training_data"])
 
 
 def drift_of(deployment: Deployment, workload: Workload, tenant: ids.ModelId) -> Finding:
     """The same check for a tenant's newest prepared upload, when a person asks for it."""
-    newest = newest_prepared(deployment, workload, tenant)
-    if newest is None:
-        return Finding(passed=True, facts={"reason": "no upload of it was prepared yet"})
     try:
-        data = TrainingData.from_json(newest.facts["training_data"])
-        finding = drift_against(deployment, workload, newest, data)
+        data = newest_data(deployment, workload, tenant)
+        if data is None:
+            return Finding(passed=True, facts={"reason": "no upload of it was prepared yet"})
+        finding = drift_against(deployment, workload, tenant, data)
     except (
         InvocationRefusedError,
         EndpointFailedError,

@@ -53,6 +53,11 @@ class Member:
         return self.request.purpose == "import"
 
     @property
+    def appends(self) -> bool:
+        """Whether its upload is new data for the next predictions, and makes no model."""
+        return self.request.purpose == "inference"
+
+    @property
     def was_tried(self) -> bool:
         """Whether an earlier try may have come as far as a model, and failed after that: at its
         endpoint, or because its run died."""

@@ -1,17 +1,21 @@
 """From a pack of requests to served models, in three stages: prepare, train in one packed job,
 register. Each member is registered as soon as its own part is ready. A model that was trained
-elsewhere is checked instead of trained. A tenant's failure is that tenant's alone.
+elsewhere is checked instead of trained. Data for inference are appended, and make no model. A
+tenant's failure is that tenant's alone.
 
-This is plain code: the caller passes the members, the report, and ``train``, which runs the job.
+This is plain code: the caller passes the members, the report, ``train``, which runs the job, and
+``predict``, which makes a batch for some tenants.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from tenantry.names import ids
 from tenantry.onboarding import importing
+from tenantry.onboarding.appending import Predict, append
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.onboarding.preparing import prepare
@@ -27,6 +31,7 @@ class Onboarding:
 
     at_work: PackAtWork
     train: Train
+    predict: Predict
     _members: Sequence[Member] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +68,10 @@ class Onboarding:
         """
         self._members = members
         stages = self.at_work.stages
+        if "training_data" in stages:
+            data = [member for member in members if member.appends]
+            append(self.at_work, data, self.predict, datetime.now(UTC))
+        members = [member for member in members if not member.appends]
         try:
             if "fine_tuned_artifact" in stages:
                 training = TrainingStage(self.at_work, self.train, self._trained)

@@ -14,6 +14,7 @@ from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.shown.asset_metadata import training_data_metadata
 from tenantry.uploads import manifests
+from tenantry.uploads.current_data import current_data, note_base
 from tenantry.uploads.training_data import TrainingData, make_training_data
 
 _PREPARED_AT_ONCE: Final = 4
@@ -67,7 +68,7 @@ def _made(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
             try:
                 member.data = future.result()
             except manifests.RefusedUploadError as error:
-                _refuse(at_work, member, error)
+                refuse(at_work, member, error)
             except Exception as error:  # noqa: BLE001 - any error is this tenant's alone
                 at_work.fail(
                     member,
@@ -76,20 +77,31 @@ def _made(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
                     code="preparation_failed",
                 )
             else:
-                repairs = dict(member.data.repairs)
-                at_work.report.checked(
-                    "training_data", "data_quality", member.tenant, repairs, passed=True
-                )
-                _report_data(at_work, member, member.data)
+                report_prepared(at_work, member, member.data)
                 yield member
 
 
+def report_prepared(at_work: PackAtWork, member: Member, data: TrainingData) -> None:
+    """Report data that a member's upload was prepared to, and what had to be repaired in it."""
+    repairs = dict(data.repairs)
+    at_work.report.checked("training_data", "data_quality", member.tenant, repairs, passed=True)
+    _report_data(at_work, member, data)
+
+
 def _prepared(at_work: PackAtWork, member: Member) -> TrainingData:
+    """The data of a member's upload, and what was appended to them since."""
+    deployment, request = at_work.deployment, member.request
     with at_work.span("prepare", member):
-        return make_training_data(at_work.deployment, at_work.workload, member.request)
+        known = current_data(deployment, request.workload, request.tenant)
+        if known is not None and known.extended and known.base == request.manifest_key:
+            return known.data
+        data = make_training_data(deployment, at_work.workload, request)
+        note_base(deployment, request, data)
+        return data
 
 
-def _refuse(at_work: PackAtWork, member: Member, error: manifests.RefusedUploadError) -> None:
+def refuse(at_work: PackAtWork, member: Member, error: manifests.RefusedUploadError) -> None:
+    """End a member whose upload cannot be used, and tell its owner why."""
     facts = {"reason": str(error), "code": error.code}
     at_work.report.checked("training_data", "data_quality", member.tenant, facts, passed=False)
     at_work.fail(

@@ -5,6 +5,7 @@ A request goes pending → claimed → training → trained → registered. Afte
 it waits for its next try and is pending again. When its tries are spent, it is dead-lettered. It
 may also end in other ways:
 
+- appended: it brought new data for the next predictions, and makes no model;
 - refused: its data cannot become a model;
 - superseded: the tenant uploaded again before it was claimed;
 - cancelled: an operator took it out.
@@ -35,9 +36,16 @@ from tenantry.aws.tables import MISSING, ConditionNotMetError, ItemTooLargeError
 from tenantry.names import ids, table_keys, tiers
 from tenantry.names.purposes import Purpose
 from tenantry.requests.history import LONGEST_HISTORY, move_history_out
-from tenantry.requests.newest import Moment, came_after, newest_of, uploaded_again_since
+from tenantry.requests.newest import (
+    Moment,
+    came_after,
+    newest_of,
+    uploaded_again_since,
+    uploaded_before,
+)
 from tenantry.requests.reader import RequestReader
 from tenantry.requests.rows import (
+    CAME_TO_NOTHING,
     INDEXED,
     NEXT,
     OPEN,
@@ -60,6 +68,7 @@ TOO_MANY_UPLOADS: Final = "too_many_uploads"
 """The code of the notice to a tenant with more uploads in a day than models may be made from."""
 _MAX_REASON: Final = 1000  # characters kept of a reason
 _CLAIMED_AT_ONCE: Final = 8
+_OF_AN_UPLOAD: Final = ("manifest_key", "version", "uploaded", "tier")
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,9 +145,29 @@ class RequestQueue(RequestReader):
         }
         if self.put(workload, tenant, request, "pending", at, row, why=why):
             return True
+        if purpose == "inference":
+            return self._append_after_all(workload, tenant, request, row, uploaded or at)
         if uploaded is None or not notify_owner:
             return False
         return uploaded_again(self, workload, tenant, request, row, uploaded)
+
+    def _append_after_all(
+        self,
+        workload: ids.WorkloadName,
+        tenant: ids.ModelId,
+        request: ids.RequestId,
+        row: Mapping[str, Any],
+        uploaded: datetime,
+    ) -> bool:
+        """Take data in again that came to nothing before, as without a model. Data that were
+        appended, or will be, are known. So is a repeated event."""
+        known = self.get(workload, tenant, request, "inference")
+        if known is None or known.status not in CAME_TO_NOTHING:
+            return False
+        if not uploaded_before(known, uploaded):
+            return False
+        changes = {**afresh(known, now()), **{name: row[name] for name in _OF_AN_UPLOAD}}
+        return self.try_move(known, "pending", why="uploaded again", changes=changes) is not None
 
     def refuse_at_the_door(
         self,
@@ -148,18 +177,17 @@ class RequestQueue(RequestReader):
         manifest_key: str,
         reason: str,
         code: str,
+        purpose: Purpose = "training",
     ) -> bool:
         """Record an upload that was refused before it became a request, with the code of the
         refusal. Returns whether that is new."""
-        return self.put(
-            workload,
-            tenant,
-            request,
-            "refused",
-            now(),
-            {"manifest_key": manifest_key, "reason": reason[:_MAX_REASON], "reason_code": code},
-            why=reason,
-        )
+        row = {
+            "manifest_key": manifest_key,
+            "reason": reason[:_MAX_REASON],
+            "reason_code": code,
+            **({} if purpose == "training" else {"purpose": purpose}),
+        }
+        return self.put(workload, tenant, request, "refused", now(), row, why=reason)
 
     def put(
         self,
@@ -174,7 +202,7 @@ class RequestQueue(RequestReader):
         """Write a new row. Returns False if a row of its id is there."""
         try:
             self.deployment.requests.put(
-                table_keys.request_item(tenant, workload, request),
+                table_keys.request_item(tenant, workload, request, row.get("purpose", "training")),
                 {
                     "status": status,
                     "accepted": at.isoformat(),
@@ -227,7 +255,7 @@ class RequestQueue(RequestReader):
         except ItemTooLargeError:
             # The row has reached DynamoDB's limit: its history moves out, and the change is written
             # again.
-            row = self.get(request.workload, request.tenant, request.request)
+            row = self.get(request.workload, request.tenant, request.request, request.purpose)
             if row is None or not move_history_out(self.deployment, row):
                 raise
             moved = self._write_move(request, to, change, changes or {})

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from boto3.dynamodb.conditions import ConditionBase, Key
 
 from tenantry.names import ids, table_keys
+from tenantry.names.purposes import Purpose
 from tenantry.requests import history
 from tenantry.requests.rows import (
     IN_A_PACK,
     INDEXED,
     OPEN,
     Request,
+    RequestKey,
     Status,
     now,
     request_of,
@@ -63,22 +65,32 @@ class RequestReader:
     deployment: Deployment
 
     def get(
-        self, workload: ids.WorkloadName, tenant: ids.ModelId, request: ids.RequestId
+        self,
+        workload: ids.WorkloadName,
+        tenant: ids.ModelId,
+        request: ids.RequestId,
+        purpose: Purpose = "training",
     ) -> Request | None:
         """One request, read consistently."""
-        row = self.deployment.requests.get(table_keys.request_item(tenant, workload, request))
+        key = table_keys.request_item(tenant, workload, request, purpose)
+        row = self.deployment.requests.get(key)
         return None if row is None else request_of(row)
 
-    def get_many(
-        self, wanted: Sequence[tuple[ids.ModelId, ids.RequestId]], workload: ids.WorkloadName
-    ) -> list[Request]:
+    def get_many(self, wanted: Sequence[RequestKey], workload: ids.WorkloadName) -> list[Request]:
         """Many requests, each once, a hundred to a call, read consistently, in no order."""
-        keys = (table_keys.request_item(tenant, workload, request) for tenant, request in wanted)
+        keys = (
+            table_keys.request_item(tenant, workload, request, purpose)
+            for tenant, request, purpose in wanted
+        )
         return list(requests_of(self.deployment.requests.get_many(keys)))
 
-    def of_tenant(self, workload: ids.WorkloadName, tenant: ids.ModelId) -> list[Request]:
-        """All requests of a tenant, oldest first."""
-        rows = self.deployment.requests.query(table_keys.table_partition(tenant, workload))
+    def of_tenant(
+        self, workload: ids.WorkloadName, tenant: ids.ModelId, purpose: Purpose = "training"
+    ) -> list[Request]:
+        """All requests for a model, oldest first: those that make one, or with the purpose
+        ``inference`` those that bring it new data."""
+        partition = table_keys.requests_partition(tenant, workload, purpose)
+        rows = self.deployment.requests.query(partition)
         return sorted(requests_of(rows), key=lambda request: request.accepted)
 
     def due(self, workload: ids.WorkloadName, *, most: int = 20_000) -> list[Request]:

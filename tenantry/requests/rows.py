@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from tenantry.errors import TenantryError
 from tenantry.names import ids, table_keys, tiers
@@ -22,6 +22,7 @@ Status = Literal[
     "training",
     "trained",
     "registered",
+    "appended",
     "failed",
     "refused",
     "superseded",
@@ -36,11 +37,12 @@ INDEXED: Final[tuple[Status, ...]] = (*OPEN, "dead_lettered")
 _LEAVES_A_PACK: Final[tuple[Status, ...]] = ("failed", "refused", "cancelled", "dead_lettered")
 NEXT: Final[Mapping[Status, tuple[Status, ...]]] = {
     "pending": ("claimed", "pending", "refused", "superseded", "cancelled", "dead_lettered"),
-    "claimed": ("training", "trained", "pending", *_LEAVES_A_PACK),
+    "claimed": ("training", "trained", "appended", "pending", *_LEAVES_A_PACK),
     "training": ("trained", "pending", *_LEAVES_A_PACK),
     "trained": ("registered", "pending", *_LEAVES_A_PACK),
     "failed": ("pending", "superseded", "cancelled"),
     "registered": (),
+    "appended": (),
     # It was uploaded again, or the request that superseded it was refused.
     "superseded": ("pending",),
     # An operator, or another upload of the same content, may send these back to the queue.
@@ -57,6 +59,14 @@ class NotTheirTurnError(TenantryError, RuntimeError):
     """The request's state does not allow this change; another process was first."""
 
 
+class RequestKey(NamedTuple):
+    """Where a request of a workload is found."""
+
+    tenant: ids.ModelId
+    request: ids.RequestId
+    purpose: Purpose = "training"
+
+
 @dataclass(frozen=True)
 class Request:
     """A row of the queue: make a model for this tenant from this upload.
@@ -71,9 +81,11 @@ class Request:
     of the day, where these are limited. ``reason_code`` names the kind of ``reason`` for programs,
     where there is one. ``traceparent`` is the trace of its upload, as W3C writes it; empty on rows
     of releases without. ``purpose`` is that of its upload: with ``import`` the model is made
-    already, and its training is left out. ``hyperparameters`` are those of the job it went to
-    training with last. ``facts``, ``hyperparameters`` and ``history`` are empty on rows of a list
-    (``due``, ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the changes that came
+    already, and its training is left out. With ``inference`` no model is made: its data are
+    appended to the tenant's, and the row ends as ``appended``. ``hyperparameters`` are those of the
+    job it went to training with last. ``facts``, ``hyperparameters`` and ``history`` are empty on
+    rows of a list (``due``, ``in_packs``, ``with_status``, ``open``); ``moved_out`` counts the
+    changes that came
     before those in ``history``.
     """
 
@@ -107,9 +119,9 @@ class Request:
     moved_out: int = 0
 
     @property
-    def key(self) -> tuple[ids.ModelId, ids.RequestId]:
-        """The ids that tell it from every other request of the workload."""
-        return self.tenant, self.request
+    def key(self) -> RequestKey:
+        """What tells it from every other request of the workload."""
+        return RequestKey(self.tenant, self.request, self.purpose)
 
 
 def now() -> datetime:
@@ -170,7 +182,9 @@ def requests_of(rows: Iterable[Row]) -> Iterator[Request]:
 
 def key_of(request: Request) -> table_keys.ItemKey:
     """The key of its item."""
-    return table_keys.request_item(request.tenant, request.workload, request.request)
+    return table_keys.request_item(
+        request.tenant, request.workload, request.request, request.purpose
+    )
 
 
 def afresh(request: Request, at: datetime) -> dict[str, Any]:

@@ -36,14 +36,17 @@ def whose_turn_it_is(
     queue.wake(name)
     if max_packs <= 0:
         return []  # the backlog is not read either: reading thousands takes seconds
-    newest, older = newest_of_each_tenant(queue.due(name, most=_MAX_LOOKED_AT))
+    due = queue.due(name, most=_MAX_LOOKED_AT)
+    # Data for inference are all appended: none makes another needless, or a model.
+    data = [row for row in due if row.purpose == "inference"]
+    newest, older = newest_of_each_tenant(row for row in due if row.purpose != "inference")
     to_finish: dict[ids.ModelId, Request] = {}
     for row, newer in older[:_MAX_SUPERSEDED]:
         if _was_crowned(queue, row):
             to_finish[row.tenant] = row
         else:
             queue.supersede(row, newer)
-    newest = [to_finish.get(row.tenant, row) for row in newest]
+    newest = [to_finish.get(row.tenant, row) for row in newest] + data
     at, limits, scheduling = now(), workload.training.pack, workload.scheduling
     while True:
         planned = plan_packs(newest, on_their_way, limits, scheduling, at, max_packs=max_packs)
@@ -77,6 +80,8 @@ def _supersede_or_postpone(
 ) -> bool:
     """Whether a request must not be claimed now; then it has been superseded or put off. New
     tenants cost no call."""
+    if row.purpose == "inference":
+        return False
     most = workload.scheduling.max_per_tenant_a_day
     if row.attempt == 1 and champion is None and (most is None or (row.first and row.nth == 1)):
         return False

@@ -7,8 +7,6 @@ another tenant.
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import json
 import logging
 import time
@@ -19,7 +17,7 @@ from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -44,6 +42,7 @@ from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.serving import asynchronous
+from tenantry.serving.archive import archive_answer, archive_failure
 from tenantry.serving.asynchronous import ParkedError, Submitted
 from tenantry.serving.metrics import InferenceMetrics
 from tenantry.serving.moments import at_its_moment
@@ -144,15 +143,24 @@ class TenantClient:
         self,
         files: Mapping[str, bytes],
         parameters: Mapping[str, str | int | float | bool] | None = None,
+        *,
+        purpose: Literal["training", "inference"] = "training",
     ) -> ids.UploadId:
-        """Upload files to make a model from. Returns the upload's id; the model needs no further
-        call.
+        """Upload files. Returns the upload's id; no further call is needed.
+
+        Args:
+            files: their contents, by name.
+            parameters: that the workload's file declares.
+            purpose: to make a model from them, or with ``inference`` to append them to the data
+                that the next batch predictions start from, without a new model.
 
         Raises:
             ids.InvalidIdError: a file's name cannot be used.
         """
         upload = ids.upload_id(uuid.uuid4().hex)
-        manifests.put_upload(self.deployment, self._name, self._id, upload, files, parameters)
+        manifests.put_upload(
+            self.deployment, self._name, self._id, upload, files, parameters, purpose
+        )
         return upload
 
     def import_model(self, archive: bytes, *, sha256: str | None = None) -> ids.UploadId:
@@ -199,9 +207,10 @@ class TenantClient:
         names = [ids.name_of(model) for model in ([self.tenant] if default else []) + named]
         return sorted(names)
 
-    def requests(self) -> list[Request]:
-        """The requests of the uploads for the model, oldest first."""
-        return RequestQueue(self.deployment).of_tenant(self._name, self._id)
+    def requests(self, purpose: Literal["training", "inference"] = "training") -> list[Request]:
+        """The requests of the uploads for the model, oldest first: those that make a model, or
+        those that bring it new data."""
+        return RequestQueue(self.deployment).of_tenant(self._name, self._id, purpose)
 
     def champion(self) -> Champion:
         """The version the tenant is served by.
@@ -349,7 +358,9 @@ class TenantClient:
             if drawn is not None:
                 milliseconds = (time.perf_counter() - began) * 1000
                 failed = drawn.failed_by_champion(Failure.of(error), milliseconds)
-                self._later(lambda: self._archive_failure(question, at, failed))
+                self._later(
+                    lambda: archive_failure(self.deployment, self._id, question, at, failed)
+                )
             raise
         finally:
             earlier = parked is not None and parked.at < at  # see _submitted
@@ -374,8 +385,15 @@ class TenantClient:
     ) -> None:
         """Archive an exchange and keep its answer, after it was given."""
         self._later(
-            lambda: self._archive(
-                question, request, at, milliseconds, None if kept else answer, exchange
+            lambda: archive_answer(
+                self.deployment,
+                self._id,
+                question,
+                request,
+                at,
+                milliseconds,
+                None if kept else answer,
+                exchange,
             )
         )
         if kept is None and question.repeatable:
@@ -473,8 +491,14 @@ class TenantClient:
                 (datetime.now(UTC) - submitted.at).total_seconds() * 1000,
             )
             self._later(
-                lambda: self._archive(
-                    question, submitted.request, submitted.at, milliseconds, answer
+                lambda: archive_answer(
+                    self.deployment,
+                    self._id,
+                    question,
+                    submitted.request,
+                    submitted.at,
+                    milliseconds,
+                    answer,
                 )
             )
             self._later(lambda: self._cache.keep(question, answer))
@@ -510,50 +534,6 @@ class TenantClient:
         """Do the work after the answer. A failure is logged, in the trace of the question."""
         self._archivist.submit(copy_context().run, _logging_failure, work)
 
-    def _archive(
-        self,
-        question: Question,
-        request: Mapping[str, Any],
-        at: datetime,
-        milliseconds: float,
-        answer: Answer | None,
-        exchange: Exchange | None = None,
-    ) -> None:
-        """Archive an exchange. One without ``answer`` got a kept answer, which an earlier exchange
-        of the same question has."""
-        record: dict[str, Any] = {
-            "format": 1,
-            "at": at.isoformat(),
-            "version": question.version,
-            **({"trace_id": question.trace_id} if question.trace_id else {}),
-            "question": question.id,
-            "milliseconds": round(milliseconds, 3),
-            "cached": answer is None,
-            "request": dict(request),
-        }
-        if answer is not None:
-            record["response"] = _archived(answer)
-        if exchange is None:
-            key = s3_keys.archived_request(
-                self._name, self._id, at, f"{at:%H%M%S}-{uuid.uuid4().hex[:12]}"
-            )
-        else:
-            key = exchange.key(self._name, self._id, at)
-            record["trial"] = exchange.document
-        objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
-
-    def _archive_failure(self, question: Question, at: datetime, exchange: Exchange) -> None:
-        """Archive that no version answered a request during a trial, without the request."""
-        record = {
-            "format": 1,
-            "at": at.isoformat(),
-            "version": question.version,
-            "question": question.id,
-            "trial": exchange.document,
-        }
-        key = exchange.key(self._name, self._id, at)
-        objects.write_json(self.deployment.s3, self.deployment.data_bucket, key, record)
-
     def first_results(self, version: ids.Version) -> list[FirstResult]:
         """What the training of a version made with it, as a tenant's first pictures; none where it
         made nothing. They are there before the model serves: the notice ``first_results`` names the
@@ -568,13 +548,15 @@ class TenantClient:
         """
         return read_first_result(self.deployment, self._name, self._id, version, name)
 
-    def predictions(self, day: date) -> list[dict[str, Any]]:
-        """The tenant's batch prediction of a day, one document per record.
+    def predictions(self, day: date, batch: str = "") -> list[dict[str, Any]]:
+        """The batch prediction of a day, one document per record. ``batch`` is the name of one of
+        the workload's batches; the first, if it is not given.
 
         Raises:
             objects.ObjectMissingError: there is none for that day.
         """
-        key = s3_keys.prediction(self._name, self._id, day)
+        cadence = ids.batch_name(self.workload.batch_named(batch).name)
+        key = s3_keys.prediction(self._name, self._id, cadence, day)
         found = objects.find_object(
             self.deployment.s3, self.deployment.data_bucket, key, MAX_PREDICTION_BYTES
         )
@@ -597,18 +579,6 @@ def _document(answer: Answer) -> dict[str, Any]:
             f"the model answered with a JSON {type(document).__name__}, not an object"
         )
     return document
-
-
-def _archived(answer: Answer) -> Any:
-    """An answer as an archived exchange keeps it: a JSON document unchanged, any other content with
-    its type."""
-    if answer.content_type.split(";")[0].strip() == JSON:
-        with contextlib.suppress(ValueError):  # else it is kept as the bytes it is
-            return json.loads(answer.content)
-    return {
-        "content_type": answer.content_type,
-        "base64": base64.b64encode(answer.content).decode(),
-    }
 
 
 def _logging_failure(work: Callable[[], object]) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime
 from typing import Any, Protocol, cast
 
 from tenantry.hosting.invocation import InvocationRefusedError
+from tenantry.workloads.batches import Batch
 from tenantry.workloads.schema import Workload
 from tenantry.workloads.sections import Moment
 
@@ -80,11 +81,14 @@ def at_its_moment(
         raise InvocationRefusedError(str(error)) from error
 
 
-def of_the_day(workload: Workload, day: date) -> dict[str, Any]:
-    """The batch's request, asking about the batch's own day where requests name a moment."""
-    request = dict(workload.batch.request)
+def of_the_day(workload: Workload, batch: Batch, day: date, fresh: Any = None) -> dict[str, Any]:
+    """The batch's request, asking about the batch's own day where requests name a moment.
+    ``fresh`` are the tenant's own newest data; None where the model was made from them."""
+    request = dict(batch.request)
     if workload.moment is not None:
         request[workload.moment.field] = day.isoformat()
+    if workload.inference is not None and fresh is not None:
+        request[workload.inference.field] = fresh
     return request
 
 
@@ -97,14 +101,29 @@ def data_age(card: Mapping[str, Any]) -> DataAge | None:
     return DataAge(end, until)
 
 
-def too_old_for(workload: Workload, card: Mapping[str, Any], day: date) -> str | None:
+def too_old_for(
+    workload: Workload,
+    card: Mapping[str, Any],
+    day: date,
+    batch: Batch | None = None,
+    fresh: Any = None,
+) -> str | None:
     """Why a model's data are too old to predict a day, as a sentence for its owner; None when they
-    are not, or their age is unknown."""
+    are not, or their age is unknown.
+
+    Args:
+        workload: whose model.
+        card: the model's.
+        day: the predicted day.
+        batch: which of the workload's batches predicts; the first, if it is not given.
+        fresh: the tenant's data, where they are newer than the model.
+    """
     if workload.moment is None or data_age(card) is None:
         return None
     module = _module(workload.moment)
     try:
-        module.check(module.resolve(of_the_day(workload, day), card, datetime.now(UTC)), card)
+        asked = of_the_day(workload, batch or workload.batches[0], day, fresh)
+        module.check(module.resolve(asked, card, datetime.now(UTC)), card)
     except ValueError as error:
         return str(error)
     return None

@@ -102,7 +102,8 @@ def fleet_of(deployment: Deployment, workload: Workload, at: datetime) -> Fleet:
     registry, queue = ModelRegistry(deployment), RequestQueue(deployment)
     champions = registry.champions(name)
     versions = registry.versions_of(champions)
-    today = max(at.astimezone(zone).date() for zone in (UTC, ZoneInfo(workload.batch.timezone)))
+    zones = [UTC, *(ZoneInfo(batch.timezone) for batch in workload.batches)]
+    today = max(at.astimezone(zone).date() for zone in zones)
     day, predicted = _predicted(deployment, name, today)
     due = queue.due(name)
     return Fleet(

@@ -18,7 +18,7 @@ from tenantry.errors import TenantryError
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.models.trial import Trial
 from tenantry.names import ids
-from tenantry.onboarding.drift import fresh_score, newest_prepared
+from tenantry.onboarding.drift import fresh_score, newest_data
 from tenantry.trials.comparisons import (
     SMALLEST_ODDS,
     SMALLEST_SHARE,
@@ -29,7 +29,6 @@ from tenantry.trials.comparisons import (
     compare_times,
 )
 from tenantry.trials.exchanges import Exchange, Side, exchanges_of
-from tenantry.uploads.training_data import TrainingData
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -167,13 +166,12 @@ def _truth(deployment: Deployment, workload: Workload, champion: Champion, trial
     figure = quality.compared
     if workload.drift is None:
         return Truth(None, f"{workload.name}.yaml names no module under `drift`", figure)
-    newest = newest_prepared(deployment, workload, champion.tenant)
-    if newest is None:
-        return Truth(None, "no upload was prepared yet", figure)
     registry = ModelRegistry(deployment)
     skills = list[float]()
     try:
-        data = TrainingData.from_json(newest.facts["training_data"])
+        data = newest_data(deployment, workload, champion.tenant)
+        if data is None:
+            return Truth(None, "no upload was prepared yet", figure)
         for version, route in ((champion.version, champion.route), (trial.version, trial.route)):
             model = registry.version(champion.tenant, champion.workload, version)
             metrics = (

@@ -21,8 +21,10 @@ from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys
 from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
+from tenantry.requests.rows import OPEN
 from tenantry.tracing.spans import span
 from tenantry.uploads import manifests
+from tenantry.uploads.current_data import current_data
 from tenantry.workloads.schema import InvalidWorkloadError, Workload
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ _TAKEN_IN_FOR_ONE_MADE: Final = 10
 """The uploads taken in for each model that may be made for a tenant in a day: most uploads are
 superseded before that."""
 
+NO_MODEL_YET: Final = "no_model_yet"
+"""The code of the refusal of data for inference where there is nothing to predict with."""
 TOO_MANY_MODELS: Final = "too_many_models"
 """The code of the refusal of an upload for one more model than a tenant may have."""
 _ONE_AT_A_TIME: Final = threading.Lock()
@@ -345,6 +349,8 @@ def _accept(
             return _refuse_flood(queue, name, owner, key, manifest.uploaded, most)
         nth = counted
     registry = ModelRegistry(deployment)
+    if manifest.purpose == "inference" and not _may_append(queue, name, tenant):
+        return _refuse_data(queue, manifest, key)
     if not registry.note_name(tenant, name, workload.upload.max_models):
         return _refuse_name(queue, manifest, key, workload.upload.max_models)
     tier, champion = registry.tier_and_champion(tenant, name, workload.tier)
@@ -388,6 +394,29 @@ def _refuse_flood(
             _tell_refused(queue.deployment, workload, tenant, request, reason, TOO_MANY_UPLOADS)
             queue.refuse_at_the_door(workload, tenant, request, key, reason, TOO_MANY_UPLOADS)
     return _Outcome(key, workload, None, new, reason)
+
+
+def _may_append(queue: RequestQueue, workload: ids.WorkloadName, model: ids.ModelId) -> bool:
+    """Whether there is a model that new data would be for, or one is on its way."""
+    if current_data(queue.deployment, workload, model) is not None:
+        return True
+    return any(row.status in OPEN for row in queue.of_tenant(workload, model))
+
+
+def _refuse_data(queue: RequestQueue, manifest: manifests.Manifest, key: str) -> _Outcome:
+    """Refuse data for inference of a model that there is not."""
+    workload, tenant = manifest.workload, manifest.tenant
+    reason = (
+        f"there is no model of {workload} yet that could predict from these data; upload a history "
+        f"for training first"
+    )
+    new = queue.get(workload, tenant, manifest.request, "inference") is None
+    if new:
+        _tell_refused(queue.deployment, workload, tenant, manifest.request, reason, NO_MODEL_YET)
+        queue.refuse_at_the_door(
+            workload, tenant, manifest.request, key, reason, NO_MODEL_YET, "inference"
+        )
+    return _Outcome(key, workload, ids.tenant_of(tenant), new, reason)
 
 
 def _refuse_name(

@@ -89,10 +89,11 @@ class Manifest:
         """Digest of the parameters that all tenants of a pack must share; empty when there are
         none.
 
-        Imports are a group of their own: they need no job, and so wait for none.
+        Imports are a group of their own, and so are data for inference: they need no job, and so
+        wait for none.
         """
-        if self.purpose == "import":
-            return "import"
+        if self.purpose != "training":
+            return self.purpose
         if not together:
             return ""
         said = json.dumps([self.parameters.get(name) for name in together])
@@ -111,7 +112,8 @@ class Manifest:
         files = sorted(
             [unicodedata.normalize("NFC", file.name), file.sha256] for file in self.files
         )
-        said = json.dumps([files, dict(sorted(self.parameters.items()))])
+        kind = [self.purpose] if self.purpose == "inference" else []
+        said = json.dumps([files, dict(sorted(self.parameters.items())), *kind])
         return hashlib.sha256(said.encode()).hexdigest()
 
     @property
@@ -181,12 +183,17 @@ def parse_manifest(content: bytes, key: str, workloads: Mapping[str, Workload]) 
         )
     purpose = _purpose(document.get("purpose", "training"))
     imports = purpose == "import"
+    if purpose == "inference" and offered.inference is None:
+        raise RefusedUploadError(
+            f"{offered.name} takes no data for inference. Upload the data for training.",
+            "inference_not_taken",
+        )
     files, left_out = _files(
         document.get("files"), offered.name, _imports_of(offered) if imports else offered.upload
     )
     # What a model was made with is told in its archive.
     declared = {} if imports else offered.upload.parameters
-    parameters = _parameters(document.get("parameters", {}), declared)
+    parameters = _parameters(document.get("parameters", {}), declared, alone=purpose != "inference")
     model = ids.model_of(tenant, _model_name(document.get("model", ids.DEFAULT_MODEL)))
     return Manifest(workload, model, upload, files, parameters, left_out=left_out, purpose=purpose)
 
@@ -317,8 +324,10 @@ def _nobody_meant(name: Any) -> bool:
 
 
 def _parameters(
-    given: Any, declared: Mapping[str, Parameter]
+    given: Any, declared: Mapping[str, Parameter], *, alone: bool
 ) -> dict[str, str | int | float | bool]:
+    """The parameters of a manifest. One that stands ``alone`` has defaults, and all that are
+    required; one that adds to the tenant's data leaves what it does not say to these."""
     if not isinstance(given, dict):
         raise RefusedUploadError(
             "manifest.json: parameters must be an object", "parameters_not_object"
@@ -332,9 +341,9 @@ def _parameters(
         )
     values: dict[str, str | int | float | bool] = {}
     for name, parameter in declared.items():
-        value = given.get(name, parameter.default)
+        value = given.get(name, parameter.default if alone else None)
         if value is None:
-            if parameter.required:
+            if parameter.required and alone:
                 raise RefusedUploadError(
                     f"manifest.json: parameters.{name} is missing: {parameter.description}",
                     "parameter_missing",

@@ -144,30 +144,57 @@ def make_training_data(
             owner the reason and the cure.
         CallFailedError: the preparation failed, and the data are not the reason.
     """
+    return _prepared(deployment, workload, request, None)
+
+
+def extend_data(
+    deployment: Deployment, workload: Workload, request: Request, known: TrainingData
+) -> TrainingData:
+    """Append a request's upload to data that were prepared before, as ``make_training_data`` does
+    for a whole history. The result lies beside the known data, which stay.
+
+    Raises:
+        manifests.RefusedUploadError: the upload cannot be appended.
+        CallFailedError: the preparation failed, and the data are not the reason.
+        objects.ObjectMissingError: a file of the known data is gone.
+    """
+    return _prepared(deployment, workload, request, known)
+
+
+def _prepared(
+    deployment: Deployment, workload: Workload, request: Request, known: TrainingData | None
+) -> TrainingData:
     manifest = manifest_of(deployment, workload, request)
     if request.version is None:
         raise manifests.RefusedUploadError(
             "this request was refused when it came in; upload again", "refused_before"
         )
     limits = call_limits(workload)
+    parameters = {**({} if known is None else known.parameters), **manifest.parameters}
     with tempfile.TemporaryDirectory(prefix="tenantry-") as scratch:
-        raw, prepared_folder = Path(scratch, "raw"), Path(scratch, "prepared")
-        raw.mkdir()
-        prepared_folder.mkdir()
-        files = manifests.fetch_files(deployment, manifest, raw)
+        raw, before, folder = (Path(scratch, name) for name in ("raw", "before", "prepared"))
+        for made in (raw, before, folder):
+            made.mkdir()
+        paths: dict[str, Any] = {
+            "files": manifests.fetch_files(deployment, manifest, raw),
+            "destination": folder,
+        }
+        if known is not None:
+            _fetch(deployment, request, known, before, limits.file_bytes)
+            paths["prepared"] = before
         try:
             said = calls_of(workload).call(
                 workload.preparation,
-                "prepare",
-                paths={"files": files, "destination": prepared_folder},
-                values={"parameters": dict(manifest.parameters)},
+                "prepare" if known is None else "extend",
+                paths=paths,
+                values={"parameters": parameters},
                 limits=limits,
                 alone=request.tier == "silo",
             )
         except RefusedDataError as error:
             raise manifests.RefusedUploadError(str(error), error.code) from error
         prepared = _Prepared.parse(said)
-        names = tuple(ids.file_name(path.name) for path in sorted(prepared_folder.iterdir()))
+        names = tuple(ids.file_name(path.name) for path in sorted(folder.iterdir()))
         if len(names) > _MAX_FILES:
             raise CallFailedError(
                 f"the preparation wrote {len(names)} files; at most {_MAX_FILES} are taken"
@@ -176,7 +203,7 @@ def make_training_data(
             key = s3_keys.training_data_file(
                 request.workload, request.tenant, request.version, name
             )
-            content = read_regular_file(prepared_folder / name, limits.file_bytes)
+            content = read_regular_file(folder / name, limits.file_bytes)
             objects.write_bytes(deployment.s3, deployment.data_bucket, key, content)
     return TrainingData(
         version=request.version,
@@ -186,5 +213,15 @@ def make_training_data(
         repairs=dict(prepared.repairs),
         facts=dict(prepared.facts)
         | ({"left_out": list(manifest.left_out)} if manifest.left_out else {}),
-        parameters=dict(manifest.parameters),
+        parameters=parameters,
     )
+
+
+def _fetch(
+    deployment: Deployment, request: Request, data: TrainingData, folder: Path, max_bytes: int
+) -> None:
+    """Bring prepared files into a folder."""
+    for name in data.files:
+        key = s3_keys.training_data_file(request.workload, request.tenant, data.version, name)
+        content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, max_bytes)
+        (folder / name).write_bytes(content)

@@ -66,6 +66,20 @@ Cron = Annotated[
     worded(r"^\S+( \S+){4}$", "five fields with a space between them, as in '15 2 * * *'"),
     without_fault(_cron_fault),
 ]
+BatchName = Annotated[
+    str,
+    worded(
+        r"^[a-z][a-z0-9_]{0,19}$",
+        "at most 20 lower-case letters, digits and underscores, a letter first",
+    ),
+]
+JsonFile = Annotated[
+    str,
+    worded(
+        r"^[a-z0-9][a-z0-9_.-]{0,62}\.json$",
+        "a file's name in lower case that ends in .json, as readings.json",
+    ),
+]
 FileType = Annotated[
     str,
     worded(

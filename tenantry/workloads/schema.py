@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tenantry.errors import TenantryError
 from tenantry.names.tiers import Shared
+from tenantry.workloads.batches import Batch, Inference
 from tenantry.workloads.documents import Document, UnreadableDocumentError, read_document
 from tenantry.workloads.faults import field_of, said
 from tenantry.workloads.fields import Container, ImageTag, Module, Owner, Words, WorkloadName
@@ -25,7 +26,6 @@ from tenantry.workloads.hosting import Hosting
 from tenantry.workloads.hosting_rules import hosting_fault
 from tenantry.workloads.section import Section
 from tenantry.workloads.sections import (
-    Batch,
     Drift,
     Imports,
     Moment,
@@ -69,10 +69,11 @@ class Workload(Section):
     quality: Quality
     serving: Serving
     hosting: Hosting = Hosting()
-    batch: Batch
+    batches: tuple[Batch, ...] = Field(min_length=1, max_length=8)
     retraining: Retraining | None = None
     drift: Drift | None = None
     imports: Imports | None = None
+    inference: Inference | None = None
     moment: Moment | None = None
     assets: Mapping[WorkloadAsset, ShownAsset] = Field(
         default_factory=dict,
@@ -144,6 +145,36 @@ class Workload(Section):
                     f"training.pack.together names {name!r}, which is not among upload.parameters"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _fresh_data_have_a_field_of_their_own(self) -> Workload:
+        for batch in self.batches:
+            if self.inference is not None and self.inference.field in batch.request:
+                raise ValueError(
+                    f"batches: the request of {batch.name} has {self.inference.field!r}, which is "
+                    f"the field of inference for the tenant's own data; leave it out of the request"
+                )
+            if self.inference is None and batch.on is not None:
+                raise ValueError(
+                    f"batches: {batch.name} is made on uploads for inference, and there is no "
+                    f"section `inference`; add it, or give the batch a cron"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_have_names_of_their_own(self) -> Workload:
+        names = [batch.name for batch in self.batches]
+        if len(set(names)) < len(names):
+            raise ValueError("two of the batches have one name; their predictions would collide")
+        return self
+
+    def batch_named(self, name: str) -> Batch:
+        """One of its batches; the first if ``name`` is empty. Raises ``LookupError``."""
+        for batch in self.batches:
+            if name in ("", batch.name):
+                return batch
+        there = ", ".join(batch.name for batch in self.batches)
+        raise LookupError(f"{self.name} has no batch {name[:40]!r}; there are {there}")
 
     @model_validator(mode="after")
     def _can_be_hosted(self) -> Workload:

@@ -489,30 +489,6 @@ def _check_capacity(
         raise ValueError(f"{called}: {fault}")
 
 
-class Batch(Section):
-    """The scheduled batch prediction."""
-
-    cron: Cron
-    timezone: TimeZone = "UTC"
-    request: JsonObject = Field(description="what every tenant is predicted for with")
-    instance_type: InstanceType
-    usd_per_hour: float = Field(
-        ge=0, description="what an instance costs in your region and contract"
-    )
-    instances: int = Field(ge=1, le=100)
-    ami_version: AmiVersion | None = Field(
-        default=None, description="the job's machine image; AWS's default if none"
-    )
-    tenants_per_job: int = Field(ge=1, le=1000)
-    max_jobs_at_once: int = Field(
-        default=8,
-        ge=1,
-        le=100,
-        description="transform jobs at the same time: each silo tenant has one of its own",
-    )
-    max_seconds: int = Field(ge=60)
-
-
 class Retraining(Section):
     """The scheduled re-training of tenants without a newer upload."""
 

@@ -37,7 +37,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     # The pool has no real-time endpoint.
     ensure_endpoint(deployment, world.tiny, Shared("pool"), ASYNCHRONOUS)
     parked, hold = world.tenant(tier="pool"), tmp_path / "hold"
-    predicted = s3_keys.prediction(NAME, tenant, date(2026, 1, 2))
+    predicted = s3_keys.prediction(NAME, tenant, ids.batch_name("nightly"), date(2026, 1, 2))
     objects.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
     tell_tenant(deployment, Notice("model_ready", NAME, tenant, "Your model is ready."))
     shown = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)

@@ -10,6 +10,7 @@ from typing import Any
 
 from tenantry.aws import objects
 from tenantry.aws.silo_roles import silo_role_arn
+from tenantry.batch.periods import Period
 from tenantry.batch.predictions import batches_of
 from tenantry.batch.transform import TransformJobFailedError, predict_batch
 from tenantry.hosting.endpoints import ensure_endpoint
@@ -122,7 +123,8 @@ def test_all_that_a_silo_tenant_has_runs_under_its_role_and_bears_its_tag(
         trained = train(world, tenant)
         (batch,) = batches_of([champion], 10, "salt")
         with suppress(TransformJobFailedError):  # its container predicts no days
-            predict_batch(deployment, workload, date(2026, 1, 2), batch.name, [champion], poll=0.1)
+            period = Period(workload.batches[0], date(2026, 1, 2))
+            predict_batch(deployment, workload, period, batch.name, [champion], poll=0.1)
     own = {**TAG, "Value": tenant}
     for operation, found in everything(world).items():
         made = found - before[operation]

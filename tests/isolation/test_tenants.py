@@ -116,6 +116,7 @@ def built_keys(
         "upload": draw(an_id("upload_id", "u1", *names)),
         "day": day,
         "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "cadence": draw(an_id("batch_name", "nightly", *names)),
         "batch": draw(an_id("version_name", "b-1", *names)),
         "attempt": 1,
         "outcome": "answered",

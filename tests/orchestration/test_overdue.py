@@ -42,7 +42,9 @@ NOBODY = {"ops": {"energy_predict_everyone": {"config": {"day": "2026-03-12"}}}}
 
 
 def looked_before(now: datetime = NOW) -> Look:
-    return Look(since=now - timedelta(days=9), awake=now - timedelta(days=9), looked=now)
+    """Long ago; the batches of the days before are settled."""
+    long_ago, before = now - timedelta(days=9), (now - timedelta(hours=14)).replace(minute=0)
+    return Look(long_ago, long_ago, now, {"energy nightly batch": before})
 
 
 def batch_of(energy: Workload) -> Scheduled:
@@ -231,7 +233,7 @@ def test_a_schedule_that_a_person_stopped_is_not_made_up_for(
 def test_the_schedule_asks_for_its_day_unless_that_was_asked_for_already(
     dagster_instance: DagsterInstance,
 ) -> None:
-    schedule = defs.resolve_schedule_def("energy_batch_predictions_schedule")
+    schedule = defs.resolve_schedule_def("energy_nightly_batch_schedule")
     with build_schedule_context(instance=dagster_instance, scheduled_execution_time=DUE) as context:
         (request,) = schedule.evaluate_tick(context).run_requests or ()
         assert (request.tags["tenantry/day"], request.tags[DUE_TAG]) == (
@@ -252,11 +254,13 @@ def test_the_sensor_asks_for_a_lost_batch_and_tells_operators_when_it_gives_up(
     deployment.sns.subscribe(TopicArn=deployment.operators_topic, Protocol="sqs", Endpoint=arn)
     now = datetime.now(UTC)
     at = now - timedelta(hours=1)
-    batch = energy.batch.model_copy(
+    batch = energy.batches[0].model_copy(
         update={"cron": f"{at.minute} {at.hour} * * *", "timezone": "UTC"}
     )
     serving = energy.serving.model_copy(update={"capacity": None})
-    workload = energy.model_copy(update={"batch": batch, "retraining": None, "serving": serving})
+    workload = energy.model_copy(
+        update={"batches": (batch,), "retraining": None, "serving": serving}
+    )
     hourly = Workloads({"energy": workload}, {})
     jobs = {"energy": jobs_of(hourly["energy"])}
     (sensor,) = [

@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
+from tenantry.batch.periods import Period
 from tenantry.batch.predictions import batches_of, predict
 from tenantry.batch.transform import TransformJobFailedError, predict_batch
 from tenantry.hosting.endpoints import Endpoint
@@ -64,6 +65,11 @@ class Heard:
         self.failed_[tenant] = reason
 
 
+def night(workload: Workload, day: date = DAY) -> Period:
+    """The day of the workload's first batch."""
+    return Period(workload.batches[0], day)
+
+
 def crowned(
     cloud: Serving, archive: bytes, *, tier: Tier = "bridge", card: Mapping[str, Any] | None = None
 ) -> Champion:
@@ -98,7 +104,7 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
         deployment.s3.delete_object(Bucket=deployment.data_bucket, Key=kept)
     champions, name = [*good, broken, gone], batch_name()
 
-    result = predict_batch(deployment, energy, DAY, name, champions, poll=0.1)
+    result = predict_batch(deployment, energy, night(energy), name, champions, poll=0.1)
     found = {prediction.tenant: prediction for prediction in result.predictions}
     assert {tenant for tenant, prediction in found.items() if prediction.key} == {
         one.tenant for one in good
@@ -107,7 +113,10 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
     assert "archive" in str(found[gone.tenant].reason)
     answers = []
     for champion in good:
-        assert found[champion.tenant].key == f"predictions/{champion.tenant}/energy/{DAY}.jsonl"
+        assert (
+            found[champion.tenant].key
+            == f"predictions/{champion.tenant}/energy/nightly/{DAY}.jsonl"
+        )
         with TenantClient.of_model(deployment, energy, champion.tenant) as client:
             (answer,) = client.predictions(DAY)
         assert len(answer["mean"]) == 7 * 24
@@ -120,7 +129,7 @@ def test_each_tenants_prediction_lands_under_its_own_key_and_a_broken_model_fail
         client.predictions(DAY)
 
     # Another request for the same batch gets the same job's answers.
-    again = predict_batch(deployment, energy, DAY, name, champions, poll=0.1)
+    again = predict_batch(deployment, energy, night(energy), name, champions, poll=0.1)
     assert again == result
 
 
@@ -132,13 +141,17 @@ def test_a_batch_runs_the_container_of_serving_on_the_machine_image_it_names(
         update={
             "container": "forecast-trainer",
             "serving": energy.serving.model_copy(update={"container": "forecast"}),
-            "batch": energy.batch.model_copy(
-                update={"ami_version": "al2-ami-sagemaker-batch-gpu-535"}
+            "batches": (
+                energy.batches[0].model_copy(
+                    update={"ami_version": "al2-ami-sagemaker-batch-gpu-535"}
+                ),
             ),
         }
     )
     champion, name = crowned(cloud, trained_forecasts[0].archive), batch_name()
-    (prediction,) = predict_batch(deployment, workload, DAY, name, [champion], poll=0.1).predictions
+    (prediction,) = predict_batch(
+        deployment, workload, night(workload), name, [champion], poll=0.1
+    ).predictions
     assert prediction.key
     job = deployment.sagemaker.describe_transform_job(
         TransformJobName=sagemaker_names.transform_job_name("tenantry", NAME, DAY, name)
@@ -171,7 +184,9 @@ def test_a_batch_whose_job_was_never_started_is_started(
             },
         },
     )
-    (prediction,) = predict_batch(deployment, energy, DAY, name, [champion], poll=0.1).predictions
+    (prediction,) = predict_batch(
+        deployment, energy, night(energy), name, [champion], poll=0.1
+    ).predictions
     assert prediction.key
 
 
@@ -181,14 +196,14 @@ def test_a_batch_in_which_nothing_could_be_answered_is_a_failure_that_leaves_no_
     deployment, energy = cloud
     broken, name = crowned(cloud, b"no archive"), batch_name()
     with pytest.raises(TransformJobFailedError, match="is Failed"):
-        predict_batch(deployment, energy, DAY, name, [broken], poll=0.1)
+        predict_batch(deployment, energy, night(energy), name, [broken], poll=0.1)
     assert not deployment.sagemaker.list_models(NameContains=name)["Models"]
     deployment.s3.delete_object(
         Bucket=deployment.data_bucket,
         Key=s3_keys.endpoint_model(broken.endpoint, broken.tenant, broken.version),
     )
     with pytest.raises(TransformJobFailedError, match="archive"):
-        predict_batch(deployment, energy, DAY, batch_name(), [broken], poll=0.1)
+        predict_batch(deployment, energy, night(energy), batch_name(), [broken], poll=0.1)
 
 
 def test_a_quota_that_is_used_up_costs_one_batch_its_predictions_and_no_other(
@@ -202,7 +217,7 @@ def test_a_quota_that_is_used_up_costs_one_batch_its_predictions_and_no_other(
         deployment,
         energy,
         [champion.tenant for champion in champions],
-        DAY,
+        night(energy),
         "run-q",
         heard,
         poll=0.1,
@@ -216,11 +231,11 @@ def test_silo_tenants_jobs_run_side_by_side_and_no_more_than_the_workload_allows
 ) -> None:
     deployment, energy = cloud
     energy = energy.model_copy(
-        update={"batch": energy.batch.model_copy(update={"max_jobs_at_once": 2})}
+        update={"batches": (energy.batches[0].model_copy(update={"max_jobs_at_once": 2}),)}
     )
     tenants = [crowned(cloud, trained_forecasts[0].archive, tier="silo").tenant for _ in range(4)]
     heard = Heard()
-    assert predict(deployment, energy, tenants, DAY, "run-side", heard, poll=0.1) == {}
+    assert predict(deployment, energy, tenants, night(energy), "run-side", heard, poll=0.1) == {}
     assert set(heard.materialized_) == set(tenants)
     jobs = [
         deployment.sagemaker.describe_transform_job(TransformJobName=str(told["transform_job"]))
@@ -242,7 +257,14 @@ def test_a_round_of_predictions_reports_every_tenant_once(
     started: list[ids.ModelId] = []
     tenants = [good.tenant, broken.tenant, silo.tenant, nobody]
     failures = predict(
-        deployment, energy, tenants, DAY, "run-1", heard, poll=0.1, starting=started.extend
+        deployment,
+        energy,
+        tenants,
+        night(energy),
+        "run-1",
+        heard,
+        poll=0.1,
+        starting=started.extend,
     )
     assert set(heard.materialized_) == {good.tenant, silo.tenant}
     assert heard.failed_ == failures
@@ -250,7 +272,7 @@ def test_a_round_of_predictions_reports_every_tenant_once(
     assert failures[nobody] == "it has no model yet"
     assert started == sorted([good.tenant, broken.tenant, silo.tenant])
     told = heard.materialized_[silo.tenant]
-    assert told["dagster/uri"].endswith(f"/predictions/{silo.tenant}/energy/{DAY}.jsonl")
+    assert told["dagster/uri"].endswith(f"/predictions/{silo.tenant}/energy/nightly/{DAY}.jsonl")
     assert told["transform_job"] != heard.materialized_[good.tenant]["transform_job"]
     assert told["cost_usd"] > 0
 
@@ -262,7 +284,9 @@ def test_a_prediction_is_of_the_days_that_begin_with_the_batchs_own(
     deployment, energy = cloud
     made, day = trained_forecasts[0], DAY + timedelta(days=ahead)
     champion, heard = crowned(cloud, made.archive, card=made.outcome["card"]), Heard()
-    assert not predict(deployment, energy, [champion.tenant], day, f"run-{ahead}", heard, poll=0.1)
+    assert not predict(
+        deployment, energy, [champion.tenant], night(energy, day), f"run-{ahead}", heard, poll=0.1
+    )
     with TenantClient.of_model(deployment, energy, champion.tenant) as client:
         (answer,) = client.predictions(day)
     zone = ZoneInfo(made.outcome["card"]["timezone"])
@@ -290,7 +314,9 @@ def test_a_champion_that_cannot_reach_the_day_is_left_out_and_its_owner_told_onc
     notices(deployment)
     for number in range(2):
         heard = Heard()
-        failures = predict(deployment, energy, None, day, f"run-{number}", heard, poll=0.1)
+        failures = predict(
+            deployment, energy, None, night(energy, day), f"run-{number}", heard, poll=0.1
+        )
         assert old.tenant not in failures
         assert old.tenant not in heard.materialized_
         name, passed, facts = heard.checked_[old.tenant]
@@ -299,7 +325,9 @@ def test_a_champion_that_cannot_reach_the_day_is_left_out_and_its_owner_told_onc
         told = [one for one in notices(deployment) if one["tenant"] == old.tenant]
         assert [one["kind"] for one in told] == (["data_too_old"] if number == 0 else [])
     # A request for only that tenant reports that there is no prediction.
-    failures = predict(deployment, energy, [old.tenant], day, "run-3", Heard(), poll=0.1)
+    failures = predict(
+        deployment, energy, [old.tenant], night(energy, day), "run-3", Heard(), poll=0.1
+    )
     assert set(failures) == {old.tenant}
 
 

@@ -155,7 +155,9 @@ def test_what_cannot_be_asked_is_told(
 
 def predicted(deployment: Deployment, tenant: str, day: str, answer: object) -> str:
     """Store a batch prediction in its usual place. Returns its key."""
-    key = s3_keys.prediction(ENERGY, ids.tenant_id(tenant), date.fromisoformat(day))
+    key = s3_keys.prediction(
+        ENERGY, ids.tenant_id(tenant), ids.batch_name("nightly"), date.fromisoformat(day)
+    )
     line = json.dumps(answer).encode() + b"\n"
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, line, "application/jsonlines")
     return key

@@ -136,7 +136,7 @@ def test_a_tenants_story_is_told_in_the_order_of_time_with_who_and_why(
     RequestQueue(deployment, by="run 3f2a").fail(
         row, "the file has no rows", attempts=3, retryable=False
     )
-    key = s3_keys.prediction(ENERGY, acme, now().date())
+    key = s3_keys.prediction(ENERGY, acme, ids.batch_name("nightly"), now().date())
     objects.write_bytes(deployment.s3, deployment.data_bucket, key, b"{}\n")
 
     (energy,) = document(call("tenant", "acme", "--json"))["workloads"]

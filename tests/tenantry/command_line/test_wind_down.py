@@ -112,7 +112,10 @@ def test_its_data_are_deleted_where_that_is_asked_for_and_nobody_elses(
             client.upload({"a.csv" if name == "energy" else "a.png": b"x"})
     assert drain_queue(deployment, workloads, lambda *_: None, max_seconds=20).accepted == 2
     prediction = s3_keys.prediction(
-        ENERGY, ids.tenant_id("acme"), queue.open(ENERGY)[0].accepted.date()
+        ENERGY,
+        ids.tenant_id("acme"),
+        ids.batch_name("nightly"),
+        queue.open(ENERGY)[0].accepted.date(),
     )
     objects.write_bytes(deployment.s3, deployment.data_bucket, prediction, b"{}")
     done = document(call("wind-down", "energy", "--delete-data", "--yes", "--json"))

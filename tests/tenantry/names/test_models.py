@@ -42,7 +42,7 @@ def test_two_models_have_no_key_in_common(
     same, day = (one, of_one) == (two, of_two), date(2026, 1, 2)
     builders: tuple[Callable[[ids.ModelId, ids.WorkloadName], str], ...] = (
         lambda model, its: table_keys.table_partition(model, its),
-        lambda model, its: s3_keys.prediction(its, model, day),
+        lambda model, its: s3_keys.prediction(its, model, ids.batch_name("nightly"), day),
         lambda model, its: s3_keys.archived_requests_prefix(its, model, day),
         lambda model, its: s3_keys.batch_input(its, day, "b-1", model),
         lambda model, its: ids.request_id_of(its, model, "content"),

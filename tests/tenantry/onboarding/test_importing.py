@@ -90,7 +90,7 @@ def onboarded(deployment: Deployment, energy: Workload, *tenants: ids.TenantId) 
     queue.claim(due, pack)
     at_work = PackAtWork(deployment, energy, pack, "bridge", heard, frozenset(ONBOARDING))
     members = owed_members(queue.get_many([row.key for row in due], NAME), pack)
-    Onboarding(at_work, no_job).run(members)
+    Onboarding(at_work, no_job, no_job).run(members)
     return heard
 
 
@@ -319,7 +319,7 @@ def test_a_run_that_died_after_any_step_is_taken_up_again_and_makes_one_version(
     def run() -> Heard:
         heard = Heard()
         at_work = PackAtWork(deployment, energy, pack, "bridge", heard, frozenset(ONBOARDING))
-        Onboarding(at_work, no_job).run(owed_members(client.requests(), pack))
+        Onboarding(at_work, no_job, no_job).run(owed_members(client.requests(), pack))
         return heard
 
     class Died(BaseException):

@@ -70,7 +70,7 @@ def onboarded(
 
     stages = frozenset[AssetName](["fine_tuned_artifact"])
     at_work = PackAtWork(deployment, energy, PACK, "bridge", heard, stages)
-    Onboarding(at_work, train).run([member])
+    Onboarding(at_work, train, lambda *_: None).run([member])
     return heard
 
 

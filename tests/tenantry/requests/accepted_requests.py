@@ -16,11 +16,12 @@ PACK, OTHER_PACK = ids.pack_id("p-1"), ids.pack_id("p-2")
 OUT_OF_A_PACK = {"pending", "failed", "refused", "cancelled", "dead_lettered"}
 STORY: dict[str, set[str]] = {
     "pending": {"claimed", "pending", "refused", "superseded", "cancelled", "dead_lettered"},
-    "claimed": {"training", "trained", *OUT_OF_A_PACK},
+    "claimed": {"training", "trained", "appended", *OUT_OF_A_PACK},
     "training": {"trained", *OUT_OF_A_PACK},
     "trained": {"registered", *OUT_OF_A_PACK},
     "failed": {"pending", "superseded", "cancelled"},
     "registered": set(),
+    "appended": set(),
     "refused": {"pending"},
     "superseded": {"pending"},
     "cancelled": {"pending"},

@@ -33,6 +33,7 @@ from tenantry.requests.rows import (
     OPEN,
     NotTheirTurnError,
     Request,
+    RequestKey,
     Status,
     key_of,
     now,
@@ -283,7 +284,7 @@ def test_due_lists_the_longest_waiting_first_and_no_more_than_asked_of_this_work
 def test_many_requests_are_read_at_once_however_many(queue: RequestQueue) -> None:
     with ThreadPoolExecutor(8) as pool:
         rows = list(pool.map(lambda n: accepted(queue, ids.tenant_id(f"t{n}")), range(120)))
-    missing = (ids.tenant_id("nobody"), ids.RequestId("0" * 32))
+    missing = RequestKey(ids.tenant_id("nobody"), ids.RequestId("0" * 32))
     found = queue.get_many([*(row.key for row in rows), missing, rows[0].key], NAME)
     assert sorted(row.tenant for row in found) == sorted(row.tenant for row in rows)
     assert queue.get_many([], NAME) == []

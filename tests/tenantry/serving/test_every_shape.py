@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tenantry.aws import objects
+from tenantry.batch.periods import Period
 from tenantry.batch.transform import predict_batch
 from tenantry.capacity.new_endpoints import deploying, ensure_endpoints
 from tenantry.hosting.endpoints import describe_endpoint, endpoints_beginning
@@ -222,8 +223,8 @@ def test_a_batch_has_the_containers_of_its_own_tiers_shape(world: World) -> None
     hosting = Hosting.model_construct(
         **{**dict(Hosting()), "bridge": before, "silo": SingleModel()}
     )
-    batch = world.tiny.batch.model_copy(update={"request": ASKED})
-    tiny = world.tiny.model_copy(update={"hosting": hosting, "batch": batch})
+    batch = world.tiny.batches[0].model_copy(update={"request": ASKED})
+    tiny = world.tiny.model_copy(update={"hosting": hosting, "batches": (batch,)})
     answers = {}
     tiers: tuple[Tier, ...] = ("bridge", "silo")
     for tier in tiers:
@@ -232,7 +233,7 @@ def test_a_batch_has_the_containers_of_its_own_tiers_shape(world: World) -> None
         route = route_in(world.deployment.prefix, tiny, tier, tenant, model.version)
         champion = ModelRegistry(world.deployment).crown(model, route, None)
         day, name = date(2026, 3, 2), f"b-{tier}"
-        predict_batch(world.deployment, tiny, day, name, [champion], poll=0.1)
+        predict_batch(world.deployment, tiny, Period(batch, day), name, [champion], poll=0.1)
         with world.client(tenant) as client:
             (answers[tier],) = client.predictions(day)
     assert answers == {"bridge": {"mean": 106.0}, "silo": {"mean": 101.0}}

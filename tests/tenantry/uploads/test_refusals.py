@@ -10,7 +10,7 @@ import pytest
 
 from containers.forecast.consumption import reading
 from tenantry.requests.queue import TOO_MANY_UPLOADS
-from tenantry.uploads.intake import TOO_MANY_MODELS
+from tenantry.uploads.intake import NO_MODEL_YET, TOO_MANY_MODELS
 
 HERE = Path(__file__).parents[3]
 PAGE = (HERE / "docs" / "refusals.md").read_text()
@@ -77,7 +77,7 @@ def test_the_page_of_refusals_tells_every_code_and_no_other(section: str) -> Non
     if section == "Consumption files":
         raised |= {code for *_, code in reading.CONTENT}
     elif section == "Any upload":
-        raised |= {TOO_MANY_UPLOADS, TOO_MANY_MODELS}
+        raised |= {TOO_MANY_UPLOADS, TOO_MANY_MODELS, NO_MODEL_YET}
     elif section == "The manifest and its files":
         raised |= {"manifest_other_workload", "manifest_other_tenant"}
     told = codes_told(section)

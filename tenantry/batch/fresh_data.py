@@ -1,0 +1,69 @@
+"""The tenants' own newest data, as a batch's requests carry them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from tenantry.aws import objects
+from tenantry.models.registry import Champion
+from tenantry.names import ids, s3_keys
+from tenantry.uploads.current_data import CurrentData, current_data_of
+from tenantry.workloads.batches import Batch
+from tenantry.workloads.schema import Workload
+
+if TYPE_CHECKING:
+    from tenantry.aws.deployment import Deployment
+
+_LOG = logging.getLogger(__name__)
+_AT_ONCE: Final = 8
+
+FreshData = Mapping[ids.ModelId, Any]
+"""For each model whose data are newer than it, the document that its request carries."""
+
+
+def fresh_data(
+    deployment: Deployment, workload: Workload, batch: Batch, champions: Sequence[Champion]
+) -> FreshData:
+    """The data of champions that were made from others. None for a batch that is asked
+    without them.
+
+    A document that is missing or too large is left out, and the champion predicts from the data
+    that it was made from.
+    """
+    section = workload.inference
+    if section is None or batch.input != "latest" or not champions:
+        return {}
+    file = ids.file_name(section.file)
+    name = ids.workload_name(workload.name)
+    current = current_data_of(deployment, name, [one.tenant for one in champions])
+    newer = {
+        one.tenant: found
+        for one in champions
+        if (found := current.get(one.tenant)) is not None
+        and found.data.version != one.version
+        and file in found.data.files
+    }
+
+    def read(model: ids.ModelId, found: CurrentData) -> Any:
+        key = s3_keys.training_data_file(name, model, found.data.version, file)
+        try:
+            content = objects.read_bytes(
+                deployment.s3, deployment.data_bucket, key, section.max_bytes
+            )
+            return json.loads(content)
+        except (objects.ObjectMissingError, objects.ObjectTooLargeError, ValueError) as error:
+            _LOG.warning("the data of %s are not used: %s", model, type(error).__name__)
+            return None
+
+    deployment.s3  # noqa: B018 - made once here rather than by each thread
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        documents = pool.map(lambda one: read(*one), newer.items())
+        return {
+            model: document
+            for model, document in zip(newer, documents, strict=True)
+            if document is not None
+        }
