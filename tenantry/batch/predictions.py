@@ -4,7 +4,7 @@ under its tenant's prefix."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -17,7 +17,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
 from tenantry.batch.fresh_data import FreshData, fresh_data
 from tenantry.batch.periods import Period
-from tenantry.batch.transform import BatchResult, TransformJobFailedError, predict_batch
+from tenantry.batch.transform import (
+    BatchResult,
+    TenantPrediction,
+    TransformJobFailedError,
+    predict_batch,
+)
+from tenantry.batch.unchanged import KeptPrediction, keep_unchanged, note_made
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids
 from tenantry.onboarding.checks import DATA_AGE, age_facts
@@ -119,6 +125,10 @@ def predict(
             failures[tenant] = reason
             report.failed("batch_predictions", tenant, reason)
     starting(sorted(champion.tenant for champion in champions))
+    kept, champions = keep_unchanged(deployment, workload, period, champions)
+    if kept:
+        report.info(f"{len(kept)} tenants keep their last prediction: nothing has changed")
+        _report_kept(deployment, period, kept, report)
     # Two batches of one day never share a job.
     salt = f"{period.batch.name} {salt}"
     batches = list(batches_of(champions, period.batch.tenants_per_job, salt))
@@ -128,6 +138,7 @@ def predict(
                 failures[champion.tenant] = str(outcome)
                 report.failed("batch_predictions", champion.tenant, str(outcome))
         else:
+            note_made(deployment, workload, period, batch.champions, outcome.predictions)
             failures |= _report_batch(deployment, period, outcome, report)
     if failures:
         lines = "\n".join(f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:50])
@@ -252,25 +263,42 @@ def _report_batch(
             failures[prediction.tenant] = prediction.reason or "no reason given"
             report.failed("batch_predictions", prediction.tenant, failures[prediction.tenant])
             continue
-        metadata = {
-            **prediction.shown,  # first: people look before they read
-            "batch": period.batch.name,
-            "date": period.day.isoformat(),
-            "dagster/uri": f"s3://{deployment.data_bucket}/{prediction.key}",
-            "dagster/partition_row_count": prediction.rows,
-            "version": prediction.version,
-            **({"trace_id": prediction.trace_id} if prediction.trace_id else {}),
+        cost = {
             "transform_job": result.job,
             "job_seconds": result.seconds,
             "cost_usd": round(usd, 8),
         }
-        report.materialized(
-            "batch_predictions",
-            prediction.tenant,
-            metadata,
-            f"{period.batch.name}-{period.day.isoformat()}-{prediction.version}",
-        )
+        _report_made(deployment, period, prediction, cost, report)
     return failures
+
+
+def _report_kept(
+    deployment: Deployment, period: Period, kept: Sequence[KeptPrediction], report: Report
+) -> None:
+    for one in kept:
+        cost = {"kept_from": one.day.isoformat(), "cost_usd": 0.0}
+        _report_made(deployment, period, one.prediction, cost, report)
+
+
+def _report_made(
+    deployment: Deployment,
+    period: Period,
+    prediction: TenantPrediction,
+    cost: Mapping[str, Any],
+    report: Report,
+) -> None:
+    metadata = {
+        **prediction.shown,  # first: people look before they read
+        "batch": period.batch.name,
+        "date": period.day.isoformat(),
+        "dagster/uri": f"s3://{deployment.data_bucket}/{prediction.key}",
+        "dagster/partition_row_count": prediction.rows,
+        "version": prediction.version,
+        **({"trace_id": prediction.trace_id} if prediction.trace_id else {}),
+        **cost,
+    }
+    data_version = f"{period.batch.name}-{period.day.isoformat()}-{prediction.version}"
+    report.materialized("batch_predictions", prediction.tenant, metadata, data_version)
 
 
 def _shown(

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from tenantry.names.ids import ModelId, RequestId, Version, WorkloadName, name_in_keys, tenant_of
+from tenantry.names.ids import (
+    BatchName,
+    ModelId,
+    RequestId,
+    Version,
+    WorkloadName,
+    name_in_keys,
+    tenant_of,
+)
 from tenantry.names.purposes import Purpose
 
 
@@ -158,6 +166,11 @@ def champion_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:
 def current_data_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:
     """The pointer to the newest prepared data of a tenant's model."""
     return ItemKey(table_partition(tenant, workload), "data")
+
+
+def last_prediction_item(tenant: ModelId, workload: WorkloadName, cadence: BatchName) -> ItemKey:
+    """What the last prediction of a model by a batch was made of."""
+    return ItemKey(table_partition(tenant, workload), f"prediction#{cadence}")
 
 
 def tenant_item(tenant: ModelId, workload: WorkloadName) -> ItemKey:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 from tenantry.aws import objects
+from tenantry.batch.unchanged import kept_on
 from tenantry.hosting.endpoints import describe_endpoint
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
 from tenantry.hosting.shapes.catalogue import shapes_of
@@ -104,7 +105,7 @@ def fleet_of(deployment: Deployment, workload: Workload, at: datetime) -> Fleet:
     versions = registry.versions_of(champions)
     zones = [UTC, *(ZoneInfo(batch.timezone) for batch in workload.batches)]
     today = max(at.astimezone(zone).date() for zone in zones)
-    day, predicted = _predicted(deployment, name, today)
+    day, predicted = _predicted(deployment, workload, champions, today)
     due = queue.due(name)
     return Fleet(
         workload=workload,
@@ -145,16 +146,19 @@ def _in_fleet(
 
 
 def _predicted(
-    deployment: Deployment, workload: ids.WorkloadName, today: date
+    deployment: Deployment, workload: Workload, champions: Sequence[Champion], today: date
 ) -> tuple[date | None, frozenset[str]]:
     """The later predicted day of today and yesterday, and the tenants with a prediction of either.
     A batch of one tenant, made by hand, does not hide the night's."""
     found: dict[date, frozenset[str]] = {}
-    for day in (today, today - _DAY):
+    name, days = ids.workload_name(workload.name), (today, today - _DAY)
+    kept = kept_on(deployment, workload, champions, days)
+    for day in days:
         keys = objects.keys_under(
-            deployment.s3, deployment.data_bucket, s3_keys.batches_of_day(workload, day)
+            deployment.s3, deployment.data_bucket, s3_keys.batches_of_day(name, day)
         )
         tenants = frozenset(filter(None, map(s3_keys.tenant_of_batch_output, keys)))
+        tenants |= kept.get(day, frozenset())
         if tenants:
             found[day] = tenants
     return max(found, default=None), frozenset().union(*found.values())

@@ -39,6 +39,11 @@ class Batch(Section):
         description="`latest`: the request carries the tenant's newest data, where there are newer "
         "ones than its model's, as `inference` says; `request`: it is asked as it stands",
     )
+    keep_unchanged: bool = Field(
+        default=False,
+        description="a tenant whose model and request are those of its last prediction keeps that, "
+        "and no machine makes it again: for containers that answer the same request the same way",
+    )
     strategy: Literal["SingleRecord", "MultiRecord"] = Field(
         default="SingleRecord", description="SageMaker's BatchStrategy"
     )

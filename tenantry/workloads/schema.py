@@ -154,6 +154,11 @@ class Workload(Section):
                     f"batches: the request of {batch.name} has {self.inference.field!r}, which is "
                     f"the field of inference for the tenant's own data; leave it out of the request"
                 )
+            if self.moment is not None and batch.keep_unchanged:
+                raise ValueError(
+                    f"batches: {batch.name} has keep_unchanged, and each of its requests names "
+                    f"another {self.moment.field}, so none is like the last; leave it out"
+                )
             if self.inference is None and batch.on is not None:
                 raise ValueError(
                     f"batches: {batch.name} is made on uploads for inference, and there is no "

@@ -41,7 +41,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     objects.write_bytes(deployment.s3, deployment.data_bucket, predicted, b'{"mean": 1}\n')
     tell_tenant(deployment, Notice("model_ready", NAME, tenant, "Your model is ready."))
     shown = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(shown) == 7
+    assert len(shown) == 8
     first = ids.version_name("v1")
     for key, content in (
         (s3_keys.first_result(NAME, tenant, first, ids.file_name("00.png")), b"a picture"),
@@ -87,7 +87,7 @@ def test_the_apps_code_works_and_each_of_its_calls_is_allowed(
     tags = dict(
         zip(
             dict.fromkeys(call.access_key for call in by_sessions),
-            ("acme", "acme", "acme", str(tenant), str(parked)),
+            (*["acme"] * 4, str(tenant), str(parked)),
             strict=True,
         )
     )
