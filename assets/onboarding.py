@@ -30,9 +30,11 @@ from orchestration.private_dagster.chosen_partitions import (
     plan,
 )
 from resources.tenantry_resource import TenantryResource
+from tenantry.aws.deployment import Deployment
 from tenantry.aws.request_budget import BudgetSpentError
 from tenantry.batch.periods import Period
 from tenantry.batch.predictions import predict
+from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, tiers
 from tenantry.names.purposes import purpose_named
 from tenantry.onboarding.member import Member, members_by_hand, owed_members
@@ -42,6 +44,7 @@ from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import RequestKey
 from tenantry.shown.report import ONBOARDING, AssetName
 from tenantry.training.packed_job import FinishedJob, JobFailedError, NoCapacityYetError, Train
+from tenantry.training.shared_model import ask_for_shared_model
 from tenantry.workloads.schema import Workload
 
 
@@ -162,6 +165,8 @@ def _onboard(
             report.info(str(error))
         failures |= going.failures
         registered += going.registered
+        if workload.shared_model is not None and any(member.appends for member in members):
+            _ask_for_first(deployment, workload, queue.by)
         if not config.pack:  # a person waits for each of these tenants
             failures |= going.refusals
         refused += len(going.refusals)
@@ -235,6 +240,13 @@ def _packs(
         first = together[0].request
         alone = first.tenant if first.tier == "silo" else None
         yield ids.pack_id_of([context.run.run_id, group], alone), first.tier, together
+
+
+def _ask_for_first(deployment: Deployment, workload: Workload, by: str) -> None:
+    """Ask for the shared model as soon as there are data for the first one."""
+    name = ids.workload_name(workload.name)
+    if ModelRegistry(deployment).champion(ids.SHARED, name) is None:
+        ask_for_shared_model(deployment, workload, by=by, why="the first data are there")
 
 
 def _predict(

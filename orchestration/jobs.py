@@ -37,6 +37,7 @@ from tenantry.shown.asset_metadata import rollback_metadata
 from tenantry.tenants.tier_changes import change_tier, move_to_its_tier, tier_metadata, tier_of
 from tenantry.tenants.unused import remove_unused, unused_endpoints
 from tenantry.training.retraining import ask_for_retraining
+from tenantry.training.shared_model import ask_for_shared_model
 from tenantry.workloads.schema import Workload
 
 
@@ -52,6 +53,7 @@ class WorkloadJobs(NamedTuple):
     rollback: JobDefinition
     tier: JobDefinition
     retraining: JobDefinition | None
+    shared_model: JobDefinition | None
 
     @property
     def all(self) -> Sequence[JobDefinition | UnresolvedAssetJobDefinition]:
@@ -118,6 +120,7 @@ def jobs_of(workload: Workload) -> WorkloadJobs:
         _rollback(workload),
         _tier(workload),
         _retraining(workload) if workload.retraining is not None else None,
+        _shared_model(workload) if workload.shared_model is not None else None,
     )
 
 
@@ -345,3 +348,29 @@ def _retraining(workload: Workload) -> JobDefinition:
         ask()
 
     return retraining
+
+
+def _shared_model(workload: Workload) -> JobDefinition:
+    @op(
+        name=f"{workload.name}_ask_for_shared_model",
+        description="Puts a request into the queue for the model of all tenants' present data, "
+        "unless there is one of them.",
+    )
+    def ask(context: OpExecutionContext, tenantry: TenantryResource) -> None:
+        asked = ask_for_shared_model(
+            tenantry.deployment, workload, by=f"run {context.run.run_id}", why="it is asked for"
+        )
+        if asked is None:
+            context.log.info("nothing to ask for: too few tenants have data, or one is on its way")
+        else:
+            context.log.info(f"request {asked.request} is {asked.status}")
+
+    @job(
+        name=f"{workload.name}_shared_model",
+        description=f"{workload.title}: asks for the shared model of all tenants' present data.",
+        tags={"tenantry/workload": workload.name},
+    )
+    def shared_model() -> None:
+        ask()
+
+    return shared_model

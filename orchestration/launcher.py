@@ -28,6 +28,7 @@ from dagster import (
 )
 
 from assets.onboarding import OnboardingConfig, PackedRequest, onboarding_step
+from orchestration.partitions import add_tenants
 from orchestration.private_dagster.names import PRIORITY_TAG
 from resources.run_heartbeat import last_heartbeat
 from tenantry.aws.notices import tell_operators
@@ -81,6 +82,8 @@ def runs_to_request(
         queue, workload, on_their_way, max_packs=workload.training.pack.max_at_once - busy
     ):
         claimed = queue.claim(waiting.requests, waiting.pack)
+        if any(request.tenant == ids.SHARED for request in claimed):
+            add_tenants(instance, name, [ids.SHARED])
         if claimed:
             yield _run_request(workload, waiting.pack, claimed, after=None)
 

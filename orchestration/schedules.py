@@ -112,6 +112,7 @@ def scheduled_of(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
         *_capacity(workload, jobs),
         *_prewarming(workload, jobs),
         *_retraining(workload, jobs),
+        *_shared_model(workload, jobs),
         _fleet(workload, jobs),
         _remove_unused(workload, jobs),
     ]
@@ -229,5 +230,22 @@ def _retraining(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
             cron=workload.retraining.cron,
             timezone=workload.retraining.timezone,
             description=f"{workload.title}: asks for challengers of old champions, at most {most}.",
+        )
+    ]
+
+
+def _shared_model(workload: Workload, jobs: WorkloadJobs) -> list[Scheduled]:
+    section = workload.shared_model
+    if section is None or jobs.shared_model is None:
+        return []
+    return [
+        Scheduled(
+            name=f"{workload.name}_shared_model_schedule",
+            group=f"{workload.name} shared model",
+            workload=workload.name,
+            job=jobs.shared_model,
+            cron=section.cron,
+            timezone=section.timezone,
+            description=f"{workload.title}: asks for the shared model of all tenants' data.",
         )
     ]

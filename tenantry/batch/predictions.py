@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +31,7 @@ from tenantry.serving.moments import data_age, too_old_for
 from tenantry.shown.answer_preview import answer_for_people
 from tenantry.shown.report import Report
 from tenantry.shown.series_preview import series_of
+from tenantry.training.shared_model import data_of_all
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -99,17 +100,7 @@ def predict(
     Returns:
         Each tenant without a prediction, with the reason.
     """
-    name = ids.workload_name(workload.name)
-    registry = ModelRegistry(deployment)
-    champions = [
-        champion
-        for champion in (
-            registry.champions(name)
-            if tenants is None
-            else [registry.champion(tenant, name) for tenant in tenants]
-        )
-        if champion is not None
-    ]
+    champions = _champions(deployment, workload, tenants)
     failures: dict[ids.ModelId, str] = {}
     served = {champion.tenant for champion in champions}
     for tenant in tenants or ():
@@ -148,6 +139,25 @@ def predict(
             lines,
         )
     return failures
+
+
+def _champions(
+    deployment: Deployment, workload: Workload, tenants: Sequence[ids.ModelId] | None
+) -> list[Champion]:
+    """Who predicts for tenants, or for all (None): each one's champion, or the shared one for
+    each with data."""
+    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
+    if workload.shared_model is not None:
+        shared = registry.champion(ids.SHARED, name)
+        if shared is None:
+            return []
+        every = [one.tenant for one in data_of_all(deployment, name)]
+        wanted = every if tenants is None else [one for one in tenants if one in set(every)]
+        return [replace(shared, tenant=tenant) for tenant in wanted]
+    if tenants is None:
+        return registry.champions(name)
+    found = [registry.champion(tenant, name) for tenant in tenants]
+    return [champion for champion in found if champion is not None]
 
 
 def _too_old(

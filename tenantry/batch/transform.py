@@ -124,16 +124,28 @@ def predict_batch(
     client = deployment.sagemaker
     described = _describe(deployment, job)
     if described is None:
+        # One archive serves many tenants where they share a model.
+        archives = {sagemaker_names.target_model(c.route.tenant, c.version): c for c in champions}
         with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
+            placed = dict(
+                pool.map(
+                    lambda one: (one[0], _place_archive(deployment, name, period, batch, one[1])),
+                    archives.items(),
+                )
+            )
             written = list(
                 pool.map(
                     lambda c: _write_input(
                         deployment, workload, period, batch, c, (fresh or {}).get(c.tenant)
                     ),
-                    champions,
+                    (
+                        c
+                        for c in champions
+                        if placed[sagemaker_names.target_model(c.route.tenant, c.version)]
+                    ),
                 )
             )
-        if not any(written):
+        if not written:
             raise TransformJobFailedError(
                 f"no archive is there to predict with for any of the {len(champions)} tenants"
             )
@@ -170,6 +182,23 @@ def predict_batch(
     )
 
 
+def _place_archive(
+    deployment: Deployment, name: ids.WorkloadName, period: Period, batch: str, champion: Champion
+) -> bool:
+    """Put a model's archive where the job reads it. Returns False when it is gone."""
+    owner, version = champion.route.tenant, champion.version
+    kept = s3_keys.artifact(name, owner, version)
+    # A version from before archives were kept lies under its endpoint's prefix alone.
+    machines = machines_of(champion.tier, owner)
+    placed = placed_key(deployment, name, owner, version, machines)
+    destination = s3_keys.batch_model(name, period.day, batch, owner, version)
+    for source in (kept, placed):
+        with suppress(objects.ObjectMissingError):
+            objects.copy(deployment.s3, deployment.data_bucket, source, destination)
+            return True
+    return False
+
+
 def _write_input(
     deployment: Deployment,
     workload: Workload,
@@ -177,23 +206,11 @@ def _write_input(
     batch: str,
     champion: Champion,
     fresh: Any,
-) -> bool:
-    """Put a tenant's archive and record where the job reads them. Returns False when its archive is
-    gone."""
+) -> None:
+    """Put a tenant's record where the job reads it."""
     name = ids.workload_name(workload.name)
-    model = sagemaker_names.target_model(champion.tenant, champion.version)
+    model = sagemaker_names.target_model(champion.route.tenant, champion.version)
     record = Record(model, of_the_day(workload, period.batch, period.day, fresh))
-    kept = s3_keys.artifact(name, champion.tenant, champion.version)
-    # A version from before archives were kept lies under its endpoint's prefix alone.
-    machines = machines_of(champion.tier, champion.tenant)
-    placed = placed_key(deployment, name, champion.tenant, champion.version, machines)
-    destination = s3_keys.batch_model(name, period.day, batch, champion.tenant, champion.version)
-    for source in (kept, placed):
-        with suppress(objects.ObjectMissingError):
-            objects.copy(deployment.s3, deployment.data_bucket, source, destination)
-            break
-    else:
-        return False
     objects.write_bytes(
         deployment.s3,
         deployment.data_bucket,
@@ -201,7 +218,6 @@ def _write_input(
         record.line() + b"\n",
         "application/jsonlines",
     )
-    return True
 
 
 def _tags(workload: Workload, batch: str, machines: Machines) -> list[dict[str, str]]:
@@ -336,7 +352,9 @@ def _collect(
             objects.copy(s3, deployment.data_bucket, source, key)
         except objects.ObjectMissingError:
             mark_failed("no_prediction")
-            archive = s3_keys.batch_model(workload, period.day, batch, tenant, version)
+            archive = s3_keys.batch_model(
+                workload, period.day, batch, champion.route.tenant, version
+            )
             if not objects.exists(s3, deployment.data_bucket, archive):
                 reason = f"the archive of version {version} is not there any more"
             return TenantPrediction(tenant, version, None, 0, reason)

@@ -35,6 +35,8 @@ MANIFEST: Final = "manifest.json"
 _WORKLOAD: Final = re.compile(r"[a-z][a-z0-9]{0,19}")
 _TENANT_IN_WORDS: Final = "1 to 63 small letters, digits and hyphens, the first no hyphen"
 _WORKLOAD_IN_WORDS: Final = "1 to 20 small letters and digits, the first a letter"
+SHARED: Final = ModelId("shared")
+"""Stands for nobody: the id of a model of all tenants' data. No tenant has it."""
 DEFAULT_MODEL: Final = ModelName("default")
 """The name of the model that is meant where none is named."""
 _MODEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -60,6 +62,8 @@ def _checked(kind: str, pattern: re.Pattern[str], text: object, words: str = "")
 
 def tenant_id(text: object) -> TenantId:
     """A tenant's pseudonymous id. Raises ``InvalidIdError``."""
+    if text == SHARED:
+        raise InvalidIdError(f"{text!r} is no tenant's id: it stands for the model of all tenants")
     return TenantId(ModelId(_checked("tenant id", patterns.TENANT, text, _TENANT_IN_WORDS)))
 
 
@@ -69,10 +73,12 @@ def model_name(text: object) -> ModelName:
 
 
 def model_id(text: object) -> ModelId:
-    """Which model of a workload: ``{tenant}``, or ``{tenant}.{model name}``. Raises
+    """Which model of a workload: ``{tenant}``, ``{tenant}.{model name}``, or ``shared``. Raises
     ``InvalidIdError``."""
     if not isinstance(text, str):
         raise InvalidIdError("a model's id is text: a tenant's, and a model's name after a dot")
+    if text == SHARED:
+        return SHARED
     tenant, dot, name = text.partition(".")
     return model_of(tenant_id(tenant), model_name(name) if dot else DEFAULT_MODEL)
 

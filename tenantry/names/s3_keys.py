@@ -96,9 +96,13 @@ def training_data_folder(tenant: ModelId, version: Version) -> str:
     return f"{tenant_of(tenant)}/{version}"
 
 
+TRAINING_DATA_ROOT: Final = "training-data/"
+"""Above all training data of all workloads."""
+
+
 def training_data_root(workload: WorkloadName) -> str:
     """Above all training data of a workload."""
-    return f"training-data/{workload}/"
+    return f"{TRAINING_DATA_ROOT}{workload}/"
 
 
 def training_data_file(

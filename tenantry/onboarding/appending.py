@@ -15,7 +15,7 @@ from tenantry.batch.periods import Period
 from tenantry.names import ids
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
-from tenantry.onboarding.preparing import refuse, report_prepared
+from tenantry.onboarding.preparing import prepared, refuse, report_prepared
 from tenantry.requests.rows import OPEN, Request
 from tenantry.uploads.current_data import CurrentData, current_data, note_extension
 from tenantry.uploads.intake import NO_MODEL_YET
@@ -82,6 +82,8 @@ def _each_appended(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[M
 def _appended(at_work: PackAtWork, member: Member) -> TrainingData | None:
     """The data with the member's; None where the first ones are still to be prepared."""
     request = member.request
+    if request.purpose != "inference":
+        return prepared(at_work, member)
     with at_work.span("append", member):
         known = current_data(at_work.deployment, request.workload, request.tenant)
         if known is None:

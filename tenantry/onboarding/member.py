@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from tenantry.names import ids
 from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
-from tenantry.requests.rows import IN_A_PACK, Request
+from tenantry.requests.rows import DATA_GROUP, IN_A_PACK, SHARED_GROUP, Request
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.models.registry import ModelVersion
+    from tenantry.training.shared_model import TenantData
     from tenantry.uploads.training_data import TrainingData
 
 
@@ -25,7 +26,8 @@ class Member:
     ``request`` is the row as it was last read or moved; ``version`` is the one its model has or
     will have. ``owed`` tells whether the queue waits for it: then its row is moved along. A person
     who materialises an asset by hand makes a new version and leaves the queue alone. ``data`` and
-    ``model`` are there once they are made; ``archive_checked`` tells that the model's archive has
+    ``model`` are there once they are made; ``of_all`` are the data of all tenants, of a shared
+    model's; ``archive_checked`` tells that the model's archive has
     just been found to match its training's promise. ``left_training`` tells that training has
     nothing more to do for it: it is trained, failed, put off, or no longer this pack's. ``failure``
     is why it did not get as far as it should. ``refused`` tells that its owner alone can mend that.
@@ -35,6 +37,7 @@ class Member:
     version: ids.Version
     owed: bool
     data: TrainingData | None = None
+    of_all: Sequence[TenantData] = ()
     model: ModelVersion | None = None
     archive_checked: bool = False
     left_training: bool = False
@@ -54,8 +57,14 @@ class Member:
 
     @property
     def appends(self) -> bool:
-        """Whether its upload is new data for the next predictions, and makes no model."""
-        return self.request.purpose == "inference"
+        """Whether its upload is data for the next predictions, or for a shared model, and makes no
+        model by itself."""
+        return self.request.purpose == "inference" or self.request.group == DATA_GROUP
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is nobody's: a model of all tenants' data."""
+        return self.request.group == SHARED_GROUP
 
     @property
     def was_tried(self) -> bool:

@@ -13,6 +13,7 @@ from tenantry.onboarding.drift import check_drift
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.shown.asset_metadata import training_data_metadata
+from tenantry.training.shared_model import data_of_all, joined
 from tenantry.uploads import manifests
 from tenantry.uploads.current_data import current_data, note_base
 from tenantry.uploads.training_data import TrainingData, make_training_data
@@ -25,7 +26,11 @@ def prepare(at_work: PackAtWork, members: Sequence[Member]) -> list[Member]:
     data go on; their rows move to ``training`` if training follows."""
     good = list(_made(at_work, members))
     ready = [member for member in good if _note_training_data(at_work, member)]
-    fresh = [(member.request, member.data) for member in ready if member.data is not None]
+    fresh = [
+        (member.request, member.data)
+        for member in ready
+        if member.data is not None and not member.shared
+    ]
     check_drift(at_work.deployment, at_work.workload, fresh, at_work.report)
     return ready
 
@@ -61,7 +66,7 @@ def _made(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
     deployment.s3, deployment.dynamodb  # noqa: B018
     with ThreadPoolExecutor(_PREPARED_AT_ONCE) as pool:
         made = [
-            (member, pool.submit(copy_context().run, _prepared, at_work, member))
+            (member, pool.submit(copy_context().run, prepared, at_work, member))
             for member in members
         ]
         for member, future in made:
@@ -88,10 +93,14 @@ def report_prepared(at_work: PackAtWork, member: Member, data: TrainingData) -> 
     _report_data(at_work, member, data)
 
 
-def _prepared(at_work: PackAtWork, member: Member) -> TrainingData:
-    """The data of a member's upload, and what was appended to them since."""
+def prepared(at_work: PackAtWork, member: Member) -> TrainingData:
+    """The data of a member's upload, and what was appended to them since; of a shared model, those
+    of all tenants."""
     deployment, request = at_work.deployment, member.request
     with at_work.span("prepare", member):
+        if member.shared:
+            member.of_all = data_of_all(deployment, request.workload)
+            return joined(request, member.of_all)
         known = current_data(deployment, request.workload, request.tenant)
         if known is not None and known.extended and known.base == request.manifest_key:
             return known.data

@@ -135,6 +135,7 @@ class TrainingStage:
                 version=member.version,
                 data_version=member.data.version,
                 files=member.data.files,
+                of_all=member.of_all,
                 expected_seconds=durations.expected_seconds(member.data.rows),
                 parameters=member.data.parameters,
                 traceparent=member.request.traceparent,

@@ -29,6 +29,10 @@ Status = Literal[
     "cancelled",
     "dead_lettered",
 ]
+DATA_GROUP: Final = "data"
+"""The group of requests that bring a tenant's data to a workload with a shared model."""
+SHARED_GROUP: Final = "shared"
+"""The group of requests for a shared model."""
 OPEN: Final[tuple[Status, ...]] = ("pending", "claimed", "training", "trained", "failed")
 IN_A_PACK: Final[tuple[Status, ...]] = ("claimed", "training", "trained")
 CAME_TO_NOTHING: Final[tuple[Status, ...]] = ("refused", "superseded", "cancelled", "dead_lettered")

@@ -218,7 +218,8 @@ class TenantClient:
         Raises:
             NoModelYetError: there is none; the message has the state of the last upload.
         """
-        champion = ModelRegistry(self.deployment).champion(self._id, self._name)
+        served_by = self.workload.served_by(self._id)
+        champion = ModelRegistry(self.deployment).champion(served_by, self._name)
         if champion is None:
             last = newest_of(self.requests())
             stands = (
@@ -229,7 +230,8 @@ class TenantClient:
             if last and last.reason:
                 stands += f": {last.reason}"
             raise NoModelYetError(f"{self._id} has no {self.workload.name} model yet; {stands}")
-        return champion
+        # The shared model answers this tenant: question and answer are the tenant's.
+        return replace(champion, tenant=self._id)
 
     def predict(
         self, request: Mapping[str, Any], *, wait_seconds: float = PARKED_SECONDS

@@ -38,10 +38,17 @@ def training_data_metadata(
         "dagster/uri": f"s3://{deployment.data_bucket}/{folder}/",
         "repairs": dict(data.repairs),
         **{str(name): value for name, value in data.facts.items()},
-        "upload": f"s3://{deployment.uploads_bucket}/{request.manifest_key}",
+        **_upload(deployment, request),
         "request": request.request,
         **_trace(request),
     }
+
+
+def _upload(deployment: Deployment, request: Request) -> dict[str, str]:
+    """Where the upload lies; nothing for a shared model, which is made of many."""
+    if not request.manifest_key:
+        return {}
+    return {"upload": f"s3://{deployment.uploads_bucket}/{request.manifest_key}"}
 
 
 def _trace(of: Request | ModelVersion) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pipes_sagemaker.errors import FailureClass
     from tenantry.aws.deployment import Deployment
+    from tenantry.training.shared_model import TenantData
 
 TASKS: Final = ids.FileName(TASKS_FILE)
 MANIFEST_FILE: Final = ids.FileName("training.manifest")
@@ -39,7 +40,8 @@ MANIFEST_FILE: Final = ids.FileName("training.manifest")
 class TrainingTask:
     """One tenant's part of a packed job.
 
-    ``files`` are the names of the prepared files, ``traceparent`` is the trace of its upload.
+    ``files`` are the names of the prepared files, ``traceparent`` is the trace of its upload. Those
+    of a shared model are ``of_all``: the data of every tenant.
     """
 
     request: ids.RequestId
@@ -50,6 +52,20 @@ class TrainingTask:
     expected_seconds: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
     traceparent: str = ""
+    of_all: Sequence[TenantData] = ()
+
+    @property
+    def folder(self) -> str:
+        """The folder of its own data below the training channel."""
+        return s3_keys.training_data_folder(self.tenant, self.data_version)
+
+    def paths(self) -> Iterator[str]:
+        """The paths of its files below the training channel."""
+        if not self.of_all:
+            yield from (f"{self.folder}/{file}" for file in self.files)
+        for one in self.of_all:
+            folder = s3_keys.training_data_folder(one.tenant, one.data.version)
+            yield from (f"{folder}/{file}" for file in one.data.files)
 
 
 @dataclass(frozen=True)
@@ -186,7 +202,7 @@ def write_job_inputs(
             ids.tenant_of(task.tenant),
             task.version,
             tier,
-            s3_keys.training_data_folder(task.tenant, task.data_version),
+            task.folder if not task.of_all else name,
             shard,
             task.parameters,
             task.traceparent,
@@ -196,12 +212,12 @@ def write_job_inputs(
     s3, bucket = deployment.s3, deployment.data_bucket
     # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html, S3DataType
     # ManifestFile
-    manifest: list[Any] = [{"prefix": f"s3://{bucket}/{s3_keys.training_data_root(name)}"}]
-    manifest += [
-        f"{s3_keys.training_data_folder(task.tenant, task.data_version)}/{file}"
-        for task in tasks
-        for file in task.files
-    ]
+    # The folder of a shared model's data is that of the workload: the channel begins above it.
+    shared = any(task.of_all for task in tasks)
+    root = s3_keys.TRAINING_DATA_ROOT if shared else s3_keys.training_data_root(name)
+    above = f"{name}/" if shared else ""
+    manifest: list[Any] = [{"prefix": f"s3://{bucket}/{root}"}]
+    manifest += [f"{above}{key}" for task in tasks for key in task.paths()]
     objects.write_json(s3, bucket, s3_keys.job_file(name, pack, MANIFEST_FILE), manifest)
     # This file comes last: its presence says that the pack was written down.
     objects.write_json(

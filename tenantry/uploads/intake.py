@@ -21,7 +21,7 @@ from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids, s3_keys
 from tenantry.requests.daily_uploads import count_upload
 from tenantry.requests.queue import TOO_MANY_UPLOADS, RequestQueue
-from tenantry.requests.rows import OPEN
+from tenantry.requests.rows import DATA_GROUP, OPEN
 from tenantry.tracing.spans import span
 from tenantry.uploads import manifests
 from tenantry.uploads.current_data import current_data
@@ -356,6 +356,8 @@ def _accept(
     tier, champion = registry.tier_and_champion(tenant, name, workload.tier)
     first = champion is None
     group = manifest.group(workload.training.pack.together)
+    if workload.shared_model is not None and manifest.purpose != "inference":
+        group = DATA_GROUP
     new = queue.accept(
         name,
         tenant,

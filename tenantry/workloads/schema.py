@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from tenantry.errors import TenantryError
+from tenantry.names import ids
 from tenantry.names.tiers import Shared
 from tenantry.workloads.batches import Batch, Inference
 from tenantry.workloads.documents import Document, UnreadableDocumentError, read_document
@@ -33,6 +34,7 @@ from tenantry.workloads.sections import (
     Retraining,
     Scheduling,
     Serving,
+    SharedModel,
     Training,
     Upload,
 )
@@ -74,6 +76,7 @@ class Workload(Section):
     drift: Drift | None = None
     imports: Imports | None = None
     inference: Inference | None = None
+    shared_model: SharedModel | None = None
     moment: Moment | None = None
     assets: Mapping[WorkloadAsset, ShownAsset] = Field(
         default_factory=dict,
@@ -85,6 +88,11 @@ class Workload(Section):
         """The machines that its tenants share; a silo tenant's own are made when its model is
         registered."""
         return Shared("bridge" if self.tier == "silo" else self.tier)
+
+    def served_by(self, model: ids.ModelId) -> ids.ModelId:
+        """The model that answers for one of a tenant's: itself, or the one that all tenants
+        share."""
+        return model if self.shared_model is None else ids.SHARED
 
     @property
     def serving_container(self) -> str:
@@ -164,6 +172,21 @@ class Workload(Section):
                     f"batches: {batch.name} is made on uploads for inference, and there is no "
                     f"section `inference`; add it, or give the batch a cron"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _a_shared_model_is_served_from_the_pool(self) -> Workload:
+        if self.shared_model is None:
+            return self
+        if self.tier != "pool":
+            raise ValueError(
+                f"tier is {self.tier!r}, and a shared model is served from the pool; write pool"
+            )
+        if self.retraining is not None:
+            raise ValueError(
+                "retraining is for models of single tenants; shared_model.cron says when the "
+                "shared one is made again"
+            )
         return self
 
     @model_validator(mode="after")

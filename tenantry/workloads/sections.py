@@ -522,6 +522,16 @@ class Retraining(Section):
         return self
 
 
+class SharedModel(Section):
+    """One model of all tenants' data, which belongs to none of them and answers for each."""
+
+    cron: Cron = Field(description="when it is made again, if any tenant's data have changed")
+    timezone: TimeZone = "UTC"
+    fewest_tenants: int = Field(
+        default=1, ge=1, description="with data, before the first one is made"
+    )
+
+
 class Drift(Section):
     """How a served model is checked against data that came after it was made."""
 
