@@ -214,6 +214,9 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
                         may,
                         dynamodb__LeadingKeys=[of_tenants(one_model, workload)],
                     )
+                of_all = table_keys.table_partition(ids.SHARED, workload)
+                reads = action == "dynamodb:GetItem" and table == "ModelsTable"
+                ask(action, template.arn(table), reads, dynamodb__LeadingKeys=[of_all])
                 for partition in (
                     table_keys.workload_partition(workload),
                     table_keys.ACCOUNT_PARTITION,
@@ -227,6 +230,8 @@ def test_a_tenants_session_reaches_its_own_and_never_anothers(
             one_model, data.draw(an_id("version_name", "v1", own, other))
         )
         ask("sagemaker:InvokeEndpoint", endpoint, tenant == own, sagemaker__TargetModel=model)
+        shared = sagemaker_names.target_model(ids.SHARED, ids.version_name("v1"))
+        ask("sagemaker:InvokeEndpoint", endpoint, True, sagemaker__TargetModel=shared)
         machines = Own(one_model)
         name = sagemaker_names.shaped_endpoint_name("tenantry", workload, machines, "async")
         silo = f"{endpoints}/{name}"
