@@ -36,6 +36,7 @@ from local_sagemaker.monitoring.alarms import Alarms
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
 from local_sagemaker.monitoring.metric_operations import MetricOperations
 from local_sagemaker.monitoring.statistics import Statistics
+from local_sagemaker.processing.jobs import ProcessingJobs
 from local_sagemaker.scaling.targets import ScalableTargets
 from local_sagemaker.training.jobs import TrainingJobs
 from local_sagemaker.transform.jobs import TransformJobs
@@ -64,6 +65,7 @@ class Emulator:
         configs = EndpointConfigs(self.cloud, models)
         self.endpoints = Endpoints(self.cloud, models, configs, self.metrics, self.alarms)
         self.transform = TransformJobs(self.cloud, models)
+        self.processing = ProcessingJobs(self.cloud)
         self.invocations = Invocations(self.cloud, self.endpoints)
         self.async_invocations = AsyncInvocations(self.cloud, self.endpoints)
         self.operations: dict[str, Operation] = {
@@ -72,6 +74,7 @@ class Emulator:
             **configs.operations,
             **self.endpoints.operations,
             **self.transform.operations,
+            **self.processing.operations,
             **Tags(self.cloud).operations,
         }
         self.targets = ScalableTargets(self.cloud, self.endpoints, self.statistics, self.alarms)
@@ -96,6 +99,7 @@ class Emulator:
         self.training.start()
         self.endpoints.start()
         self.transform.start()
+        self.processing.start()
         self.targets.start()
         self._sampling = asyncio.create_task(self._sample())
 
@@ -109,7 +113,8 @@ class Emulator:
 
     async def _end_containers(self) -> None:
         await self.targets.close()
-        await asyncio.gather(self.training.close(), self.endpoints.close(), self.transform.close())
+        services = (self.training, self.endpoints, self.transform, self.processing)
+        await asyncio.gather(*(service.close() for service in services))
 
     async def _sample(self) -> None:
         while True:

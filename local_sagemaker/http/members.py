@@ -167,6 +167,30 @@ STRUCTURES: dict[str, Structure] = {
     "DescribeTransformJobRequest": _structure("TransformJobName"),
     "ListTransformJobsRequest": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
     "StopTransformJobRequest": _structure("TransformJobName"),
+    # Processing
+    "CreateProcessingJobRequest": _structure(
+        "ProcessingJobName ProcessingInputs ProcessingOutputConfig ProcessingResources "
+        "StoppingCondition AppSpecification Environment Tags",
+        "RoleArn NetworkConfig",
+    ),
+    "ProcessingInput": _structure("InputName S3Input"),
+    "ProcessingS3Input": _structure(
+        "S3Uri LocalPath S3DataType S3DataDistributionType",
+        S3InputMode="File",
+        S3CompressionType="None",
+    ),
+    "ProcessingOutputConfig": _structure("Outputs", "KmsKeyId"),
+    "ProcessingOutput": _structure("OutputName S3Output"),
+    "ProcessingS3Output": _structure("S3Uri LocalPath S3UploadMode"),
+    "ProcessingResources": _structure("ClusterConfig"),
+    "ProcessingClusterConfig": _structure(
+        "InstanceType InstanceCount VolumeSizeInGB", "VolumeKmsKeyId"
+    ),
+    "ProcessingStoppingCondition": _structure("MaxRuntimeInSeconds"),
+    "AppSpecification": _structure("ImageUri ContainerEntrypoint ContainerArguments"),
+    "DescribeProcessingJobRequest": _structure("ProcessingJobName"),
+    "ListProcessingJobsRequest": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
+    "StopProcessingJobRequest": _structure("ProcessingJobName"),
     # Tags
     "Tag": _structure("Key Value"),
     "AddTagsInput": _structure("ResourceArn Tags"),

@@ -34,7 +34,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         _refusal(
             "a job stays on record, and its name stays taken",
             "Leave the job, or forget everything with POST /_local/reset.",
-            "DeleteTrainingJob",
+            "DeleteTrainingJob DeleteProcessingJob",
         ),
         _refusal(
             "it has no tuning jobs",
@@ -56,12 +56,6 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "CreateAutoMLJob CreateAutoMLJobV2 DescribeAutoMLJob DescribeAutoMLJobV2 "
             "ListAutoMLJobs ListCandidatesForAutoMLJob StopAutoMLJob CreateJob DeleteJob "
             "DescribeJob DescribeJobSchemaVersion ListJobSchemaVersions ListJobs StopJob",
-        ),
-        _refusal(
-            "it has no processing jobs",
-            "Run the script as a training job, and read its files from the model archive.",
-            "CreateProcessingJob DeleteProcessingJob DescribeProcessingJob ListProcessingJobs "
-            "StopProcessingJob",
         ),
         _refusal(
             "it has no HyperPod clusters",
@@ -137,7 +131,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "ListModelCards UpdateModelCard",
         ),
         _refusal(
-            "it captures no data and has no processing jobs, which monitoring consists of",
+            "it captures no data of endpoints, which monitoring reads",
             "Put a metric of your own into CloudWatch, with an alarm.",
             "CreateDataQualityJobDefinition CreateModelBiasJobDefinition "
             "CreateModelExplainabilityJobDefinition CreateModelQualityJobDefinition "
