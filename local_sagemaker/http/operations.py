@@ -159,15 +159,10 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         ),
         # Around training and hosting
         _refusal(
-            "it has no pipelines",
-            "Call the operations of the steps in order, or let an orchestrator call them.",
-            "CreatePipeline DeletePipeline DescribePipeline "
-            "DescribePipelineDefinitionForExecution DescribePipelineExecution "
-            "ListPipelineExecutionSteps ListPipelineExecutions "
-            "ListPipelineParametersForExecution ListPipelineVersions ListPipelines "
-            "RetryPipelineExecution SendPipelineExecutionStepFailure "
-            "SendPipelineExecutionStepSuccess StartPipelineExecution StopPipelineExecution "
-            "UpdatePipeline UpdatePipelineExecution UpdatePipelineVersion",
+            "its pipelines have no versions, no callback steps, and run once in an execution",
+            "Name each version's pipeline anew, and start another execution.",
+            "ListPipelineVersions RetryPipelineExecution SendPipelineExecutionStepFailure "
+            "SendPipelineExecutionStepSuccess UpdatePipelineExecution UpdatePipelineVersion",
         ),
         _refusal(
             "it has no experiments, no lineage and no MLflow",

@@ -9,7 +9,7 @@ from tests.local_sagemaker.conftest import ROLE, unique, wait_for
 PROCESSOR: Final = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/processor:1"
 
 
-def source(name: str, uri: str, **changes: Any) -> dict[str, Any]:
+def source(name: str, uri: Any, **changes: Any) -> dict[str, Any]:
     """An input below `/opt/ml/processing/input`."""
     place = {
         "S3Uri": uri,
