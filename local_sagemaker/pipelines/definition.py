@@ -215,7 +215,7 @@ def parse_definition(text: str, protocol: Protocol) -> Definition:
         wrong = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in wrong["loc"])
         raise _refusal(f"{where}: {wrong['msg']}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _refusal(f"it is not JSON: {error}") from error
     if whole.MlflowConfig is not None:
         raise not_emulated("PipelineDefinition.MlflowConfig")
@@ -295,20 +295,20 @@ def _check(step: Step, definition: Definition, protocol: Protocol) -> None:
             _check_function(step, function)
     if step.type not in JOB_STEPS:
         return
+    _check_arguments(step, protocol)
     outputs = step.arguments.get("ProcessingOutputConfig", {}).get("Outputs", [])
     for file in step.property_files.values():
         if file.OutputName not in [output.get("OutputName") for output in outputs]:
             raise _refusal(f"step {step.name}: there is no output {file.OutputName}")
-    _check_arguments(step, protocol)
 
 
 def _check_function(step: Step, function: Mapping[str, Any]) -> None:
     ((name, argument),) = function.items()
     if name not in (JOIN, JSON_GET):
         raise not_emulated(f"PipelineDefinition: step {step.name}: {name}")
-    if name == JSON_GET and "S3Uri" in argument:
-        raise not_emulated(f"PipelineDefinition: step {step.name}: {name} with S3Uri")
     needed = {"Values"} if name == JOIN else {"PropertyFile", "Path"}
+    if name == JSON_GET and isinstance(argument, dict) and "S3Uri" in argument:
+        raise not_emulated(f"PipelineDefinition: step {step.name}: {name} with S3Uri")
     if not isinstance(argument, dict) or not needed <= argument.keys() <= {*needed, "On"}:
         raise _refusal(f"step {step.name}: {name} needs {', '.join(sorted(needed))}")
     if name == JSON_GET:

@@ -442,6 +442,57 @@ def test_definitions_that_cannot_be_honoured_are_refused(
     assert error.value.response["Error"]["Code"] == "ValidationException"
 
 
+def refusal(client: Any, text: str) -> str | None:
+    """The code of the error that refuses a definition, None where it is taken."""
+    try:
+        client.create_pipeline(PipelineName=unique("any"), PipelineDefinition=text, RoleArn=ROLE)
+    except ClientError as error:
+        return str(error.response["Error"]["Code"])
+    return None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "A", "Steps.A.B"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(
+                ["Get", "Std:Join", "Std:JsonGet", "Values", "PropertyFile", "Path", "x"]
+            ),
+            inner,
+            max_size=2,
+        )
+    ),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), JSON)
+def test_a_definition_with_anything_in_it_is_taken_or_refused(
+    sagemaker: Any, data: st.DataObject, anything: Any
+) -> None:
+    """No value at any place makes an error of the emulator."""
+    file = {"PropertyFileName": "report", "OutputName": "records", "FilePath": "a.json"}
+    whole: Any = json.loads(
+        definition(
+            processing("A", "bucket", PropertyFiles=[file], Environment={"a": get("Parameters.P")}),
+            condition("B", [equals(get("Steps.A.ProcessingJobName"), "a")], "A", IfSteps=[]),
+            parameters=[{"Name": "P", "Type": "String", "DefaultValue": "p"}],
+        )
+    )
+    place = whole
+    while True:
+        names = list(place) if isinstance(place, dict) else list(range(len(place)))
+        name = data.draw(st.sampled_from(names))
+        if isinstance(place[name], dict | list) and place[name] and data.draw(st.booleans()):
+            place = place[name]
+            continue
+        place[name] = anything
+        break
+    assert refusal(sagemaker, json.dumps(whole)) in (None, "ValidationException")
+
+
 @pytest.mark.parametrize(
     ("given_value", "message"),
     [
