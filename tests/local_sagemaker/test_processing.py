@@ -78,14 +78,10 @@ def test_hosts_share_a_sharded_input_and_join_their_messages(
     sharded = source("data", f"s3://{bucket}/in/", S3DataDistributionType="ShardedByS3Key")
     named = source("some", f"s3://{bucket}/some.manifest", S3DataType="ManifestFile")
     name = create_processing_job(
-        sagemaker,
-        bucket,
-        hosts=2,
-        ProcessingInputs=[sharded, named],
-        Environment={"MESSAGE": "é" * 128},  # 256 characters are the longest value
+        sagemaker, bucket, hosts=2, ProcessingInputs=[sharded, named], Environment={"MESSAGE": "€"}
     )
     job = ended_processing_job(sagemaker, name)
-    assert (job["ProcessingJobStatus"], job["ExitMessage"]) == ("Completed", "é" * 256)
+    assert (job["ProcessingJobStatus"], job["ExitMessage"]) == ("Completed", "€€")
     found = records(s3, bucket)
     shares = [
         {path for path in found[host]["inputs"] if path.startswith("data/")}
@@ -152,6 +148,15 @@ def test_a_failed_host_fails_the_job_and_keeps_only_continuous_outputs(
     wait_for(lambda: emulator.containers(MARK=mark), lambda left: not left)
 
 
+def test_messages_have_at_most_a_kilobyte_together(sagemaker: Any, bucket: str) -> None:
+    """No character is cut: 341 of three bytes fit."""
+    environment = {"MESSAGE": "€", "TIMES": "700"}
+    job = ended_processing_job(
+        sagemaker, create_processing_job(sagemaker, bucket, hosts=2, Environment=environment)
+    )
+    assert (job["ProcessingJobStatus"], job["ExitMessage"]) == ("Completed", "€" * 341)
+
+
 def test_a_message_that_is_not_utf_8_fails_the_job(sagemaker: Any, bucket: str) -> None:
     environment = {"MESSAGE": "é", "ENCODING": "latin-1"}
     job = ended_processing_job(
@@ -178,7 +183,8 @@ def test_stopping_a_job_gives_it_sigterm_and_keeps_its_continuous_outputs(
     )
     sagemaker.stop_processing_job(ProcessingJobName=name)
     assert ended_processing_job(sagemaker, name)["ProcessingJobStatus"] == "Stopped"
-    assert "out/stopped.txt" in keys(s3, bucket)
+    # The container deleted the file at its end, and made a symbolic link at its beginning.
+    assert keys(s3, bucket) == ["out/algo-1.json", "out/ready.txt", "out/stopped.txt"]
     with pytest.raises(ClientError, match="is in status Stopped"):
         sagemaker.stop_processing_job(ProcessingJobName=name)
 
