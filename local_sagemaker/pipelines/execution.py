@@ -35,6 +35,10 @@ _RETRY_SECONDS: Final = 1.0
 _ATTEMPTS: Final = 10
 _RUNNING: Final = ("Starting", "Executing", "Stopping")
 _NAME_LIMIT: Final = 63
+_TAG: Final = "sagemaker:pipeline-execution-arn"
+"""AWS's tag of what a pipeline creates; the SageMaker Python SDK finds executions by it."""
+_TAG_LIMIT: Final = 256
+"""The characters of a tag's value. A long name of a pipeline makes a longer ARN."""
 
 
 class ExecutionRun:
@@ -176,6 +180,9 @@ class ExecutionRun:
         operation, job = f"Create{step.job.what}", step.job
         resolved = await self._resolved(step, step.arguments)
         request = step.request(resolved, record["JobName"], self._document["RoleArn"])
+        arn = self._document["PipelineExecutionArn"]
+        if len(arn) <= _TAG_LIMIT:
+            request["Tags"] = [*request.get("Tags", []), {"Key": _TAG, "Value": arn}]
         try:
             answer = await self._call(operation, request)
         except ServiceError as error:

@@ -133,6 +133,7 @@ def test_a_pipeline_prepares_trains_and_predicts(sagemaker: Any, s3: Any, bucket
         bucket,
         InputDataConfig=[{"ChannelName": "training", "DataSource": {"S3DataSource": channel}}],
         HyperParameters={"depth": joined},
+        Tags=[{"Key": "tenant", "Value": "acme"}],
         ResourceConfig={
             "InstanceType": "ml.m5.large",
             "InstanceCount": get("Parameters.Hosts"),
@@ -179,6 +180,11 @@ def test_a_pipeline_prepares_trains_and_predicts(sagemaker: Any, s3: Any, bucket
     assert all(each["StartTime"] <= each["EndTime"] for each in steps.values())
     job = steps["Train_it"]["Metadata"]["TrainingJob"]["Arn"].rpartition("/")[2]
     assert job.startswith(f"pipelines-{execution.rpartition('/')[2]}-train-it-")
+    arn = steps["Train_it"]["Metadata"]["TrainingJob"]["Arn"]
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [
+        {"Key": "tenant", "Value": "acme"},
+        {"Key": "sagemaker:pipeline-execution-arn", "Value": execution},
+    ]
     described = sagemaker.describe_training_job(TrainingJobName=job.replace("train-it", "Train-it"))
     assert described["HyperParameters"] == {"depth": "depth-2-x"}
     assert described["ResourceConfig"]["InstanceCount"] == 2
