@@ -88,6 +88,8 @@ class ProcessingRun:
         specification = self._job["AppSpecification"]
         program = await asyncio.to_thread(program_of, self._cloud, self._image, None, specification)
         await asyncio.to_thread(self._prepare)
+        if self._stop.is_set():
+            return Ending.STOPPED
         syncs = [
             FolderSync(
                 self._cloud.s3,
