@@ -40,8 +40,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
     status 2 and a reason."""
     parser = argparse.ArgumentParser(
         prog="python -m local_sagemaker",
-        description="Amazon SageMaker on one machine: training jobs, endpoints and batch transform "
-        "run as processes, from folders or from images. "
+        description="Amazon SageMaker on one machine: training jobs, endpoints, batch transform "
+        "and processing jobs run as processes, from folders or from images. "
         "S3, SNS and CloudWatch Logs are reached as every AWS client does, through "
         "AWS_ENDPOINT_URL.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -54,7 +54,8 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--containers",
         type=Path,
         default=None,
-        help="folder of containers: an image …/NAME:TAG runs NAME/train or NAME/serve in it",
+        help="folder of containers: an image …/NAME:TAG runs NAME/train, NAME/serve or "
+        "NAME/process in it",
     )
     parser.add_argument(
         "--images",
@@ -76,20 +77,21 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--create-training-job-rate",
         type=float,
         default=1.0,
-        help="CreateTrainingJob requests in each of AWS's seconds",
+        help="CreateTrainingJob requests in each of AWS's seconds, and as many of "
+        "CreateProcessingJob",
     )
     parser.add_argument(
         "--create-training-job-burst",
         type=int,
         default=10,
-        help="CreateTrainingJob requests at once",
+        help="CreateTrainingJob requests at once, and as many of CreateProcessingJob",
     )
     parser.add_argument(
         "--instance-quota",
         type=int,
         default=20,
-        help="instances of all types that training, endpoints and transform may each hold at once "
-        "on this machine",
+        help="instances of all types that training, endpoints, transform and processing may each "
+        "hold at once on this machine",
     )
     parser.add_argument(
         "--metrics-seconds",
@@ -132,7 +134,7 @@ def parse_arguments(command_line: Sequence[str] | None = None) -> argparse.Names
         "--provisioning-seconds",
         type=float,
         default=0.0,
-        help="how many of AWS's seconds a training job is Starting before it has its instances",
+        help="how many of AWS's seconds a training or processing job waits for its instances",
     )
     parser.add_argument(
         "--endpoint-provisioning-seconds",

@@ -12,7 +12,8 @@ SPOT_TRAINING = "spot training job"
 WARM_POOL = "training warm pool"
 ENDPOINT = "endpoint"
 TRANSFORM = "transform job"
-USAGES = (TRAINING, SPOT_TRAINING, WARM_POOL, ENDPOINT, TRANSFORM)
+PROCESSING = "processing job"
+USAGES = (TRAINING, SPOT_TRAINING, WARM_POOL, ENDPOINT, TRANSFORM, PROCESSING)
 """The usages in the names of AWS's quotas: `ml.c5.xlarge for training job usage`
 (docs.aws.amazon.com/general/latest/gr/sagemaker.html)."""
 

@@ -8,7 +8,7 @@ in the container). All functions block; call them from a thread.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -151,6 +151,33 @@ def parse_manifest(text: bytes, where: str) -> list[InputObject]:
     ]
 
 
+def source_objects(s3: Any, source: Mapping[str, Any]) -> list[InputObject]:
+    """The objects that the S3 data source of an input names by its S3Uri and S3DataType. Raises
+    DataError or ClientError."""
+    location = S3Location.parse(source["S3Uri"])
+    if source["S3DataType"] == "ManifestFile":
+        return read_manifest(s3, location)
+    return list_prefix(s3, location)
+
+
+def matching_objects(s3: Any, source: Mapping[str, Any]) -> list[InputObject]:
+    """The same. Raises DataError where there are none."""
+    objects = source_objects(s3, source)
+    if not objects:
+        raise DataError(f"S3 key: {source['S3Uri']} matched no files on s3")
+    return objects
+
+
+def host_share(
+    objects: Sequence[InputObject], source: Mapping[str, Any], count: int, number: int
+) -> list[InputObject]:
+    """The objects of a data source that host `number` of `count` gets, by its
+    S3DataDistributionType."""
+    if source.get("S3DataDistributionType") == "ShardedByS3Key":
+        return shard(objects, count, number)
+    return list(objects)
+
+
 def shard(items: Sequence[Item], count: int, number: int) -> list[Item]:
     """The items of shard `number` of `count`: every item is in exactly one shard, sizes differ by
     at most one."""
@@ -201,12 +228,19 @@ def upload(s3: Any, path: Path, target: S3Location) -> None:
         s3.put_object(Bucket=target.bucket, Key=target.key, Body=file)
 
 
-def upload_folder(s3: Any, folder: Path, prefix: S3Location) -> int:
-    """Every file below `folder` to its name below `prefix`; returns the number of files."""
-    count = 0
+def files_below(folder: Path, *, links: bool = True) -> Iterator[tuple[str, Path]]:
+    """Every file below a folder, which may change meanwhile, with its name there; without `links`,
+    no symbolic link."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            target = prefix.child(path.relative_to(folder).as_posix())
-            upload(s3, path, target)
-            count += 1
+        if path.is_file() and (links or not path.is_symlink()):
+            yield path.relative_to(folder).as_posix(), path
+
+
+def upload_folder(s3: Any, folder: Path, prefix: S3Location, *, links: bool = True) -> int:
+    """Every file below `folder` to its name below `prefix`; returns the number of files. Without
+    `links`, symbolic links are left out."""
+    count = 0
+    for name, path in files_below(folder, links=links):
+        upload(s3, path, prefix.child(name))
+        count += 1
     return count

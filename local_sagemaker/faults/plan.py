@@ -44,7 +44,7 @@ CAPACITY_REASON: Final = (
     "CapacityError: Unable to provision requested ML compute capacity. "
     "Please retry using a different ML instance type."
 )
-"""The FailureReason of a training job that found no instances."""
+"""The FailureReason of a job that found no instances."""
 UPDATE_REASON: Final = (
     "Unable to provision requested ML compute capacity due to InsufficientInstanceCapacity error. "
     "Please retry using a different ML instance type or after some time."
@@ -53,11 +53,13 @@ _HOLD_INSTANCES: Final = frozenset(
     {
         "CreateTrainingJob",
         "CreateTransformJob",
+        "CreateProcessingJob",
         "CreateEndpoint",
         "UpdateEndpoint",
         "UpdateEndpointWeightsAndCapacities",
     }
 )
+_JOB_NAMES: Final = ("TrainingJobName", "TransformJobName", "ProcessingJobName")
 _CALLS: Final = ("operation", "endpoint", "job", "image")
 _SELECTORS: Final[Mapping[str, tuple[str, ...]]] = {
     "throttle": _CALLS,
@@ -218,9 +220,11 @@ class Subject:
     @classmethod
     def of_call(cls, operation: str, params: Mapping[str, Any]) -> "Subject":
         """A call, with the names in its parameters."""
-        job = params.get("TrainingJobName") or params.get("TransformJobName")
+        job = next((params[name] for name in _JOB_NAMES if name in params), None)
         endpoint = params.get("EndpointName")
-        image = params.get("AlgorithmSpecification", {}).get("TrainingImage")
+        image = params.get("AlgorithmSpecification", {}).get("TrainingImage") or params.get(
+            "AppSpecification", {}
+        ).get("ImageUri")
         named = job or endpoint
         where = f"{operation} {named}" if named else operation
         return cls(where, operation, endpoint, job, (image,) if image else ())

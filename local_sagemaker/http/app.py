@@ -36,6 +36,8 @@ from local_sagemaker.monitoring.alarms import Alarms
 from local_sagemaker.monitoring.endpoint_metrics import Metrics
 from local_sagemaker.monitoring.metric_operations import MetricOperations
 from local_sagemaker.monitoring.statistics import Statistics
+from local_sagemaker.pipelines.pipelines import Pipelines
+from local_sagemaker.processing.jobs import ProcessingJobs
 from local_sagemaker.scaling.targets import ScalableTargets
 from local_sagemaker.training.jobs import TrainingJobs
 from local_sagemaker.transform.jobs import TransformJobs
@@ -64,6 +66,7 @@ class Emulator:
         configs = EndpointConfigs(self.cloud, models)
         self.endpoints = Endpoints(self.cloud, models, configs, self.metrics, self.alarms)
         self.transform = TransformJobs(self.cloud, models)
+        self.processing = ProcessingJobs(self.cloud)
         self.invocations = Invocations(self.cloud, self.endpoints)
         self.async_invocations = AsyncInvocations(self.cloud, self.endpoints)
         self.operations: dict[str, Operation] = {
@@ -72,8 +75,11 @@ class Emulator:
             **configs.operations,
             **self.endpoints.operations,
             **self.transform.operations,
+            **self.processing.operations,
             **Tags(self.cloud).operations,
         }
+        self.pipelines = Pipelines(self.cloud, self.call, self.sagemaker)
+        self.operations |= self.pipelines.operations
         self.targets = ScalableTargets(self.cloud, self.endpoints, self.statistics, self.alarms)
         metrics = MetricOperations(self.statistics, self.cloud.clock)
         self._services: dict[str, tuple[Protocol, Mapping[str, Operation]]] = {
@@ -96,6 +102,8 @@ class Emulator:
         self.training.start()
         self.endpoints.start()
         self.transform.start()
+        self.processing.start()
+        self.pipelines.start()
         self.targets.start()
         self._sampling = asyncio.create_task(self._sample())
 
@@ -109,7 +117,9 @@ class Emulator:
 
     async def _end_containers(self) -> None:
         await self.targets.close()
-        await asyncio.gather(self.training.close(), self.endpoints.close(), self.transform.close())
+        await self.pipelines.close()
+        services = (self.training, self.endpoints, self.transform, self.processing)
+        await asyncio.gather(*(service.close() for service in services))
 
     async def _sample(self) -> None:
         while True:
@@ -164,10 +174,16 @@ class Emulator:
         if perform is None:
             raise refused(protocol, operation)
         params = protocol.decode(operation, body, (), {})
-        refuse_what_is_not_emulated(protocol, operation, params)
-        if protocol is self.sagemaker:
-            check_tags(params.get("Tags", []))
+        _check_emulated(protocol, operation, params)
         return await self._perform(request, protocol, operation, perform, params)
+
+    async def call(self, operation: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Call an operation of SageMaker from inside, checked and struck by faults as a client's
+        call is. Raises ServiceError."""
+        self.sagemaker.check(operation, params)
+        _check_emulated(self.sagemaker, operation, params)
+        self.cloud.faults.refuse(Subject.of_call(operation, params))
+        return await self.operations[operation](params)
 
     async def _perform(
         self,
@@ -281,6 +297,14 @@ class Emulator:
             return strike
         struck = self.cloud.faults.strike_now(strike)
         return JSONResponse({"struck": struck}, status_code=200 if struck else 404)
+
+
+def _check_emulated(protocol: Protocol, operation: str, params: dict[str, Any]) -> None:
+    """Refuse what the service model allows and the emulator does not. Raises
+    ValidationException."""
+    refuse_what_is_not_emulated(protocol, operation, params)
+    if protocol.service == "sagemaker":
+        check_tags(params.get("Tags", []))
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -167,6 +167,63 @@ STRUCTURES: dict[str, Structure] = {
     "DescribeTransformJobRequest": _structure("TransformJobName"),
     "ListTransformJobsRequest": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
     "StopTransformJobRequest": _structure("TransformJobName"),
+    # Processing
+    "CreateProcessingJobRequest": _structure(
+        "ProcessingJobName ProcessingInputs ProcessingOutputConfig ProcessingResources "
+        "StoppingCondition AppSpecification Environment Tags",
+        "RoleArn NetworkConfig",
+    ),
+    "ProcessingInput": _structure("InputName S3Input"),
+    "ProcessingS3Input": _structure(
+        "S3Uri LocalPath S3DataType S3DataDistributionType",
+        S3InputMode="File",
+        S3CompressionType="None",
+    ),
+    "ProcessingOutputConfig": _structure("Outputs", "KmsKeyId"),
+    "ProcessingOutput": _structure("OutputName S3Output"),
+    "ProcessingS3Output": _structure("S3Uri LocalPath S3UploadMode"),
+    "ProcessingResources": _structure("ClusterConfig"),
+    "ProcessingClusterConfig": _structure(
+        "InstanceType InstanceCount VolumeSizeInGB", "VolumeKmsKeyId"
+    ),
+    "ProcessingStoppingCondition": _structure("MaxRuntimeInSeconds"),
+    "AppSpecification": _structure("ImageUri ContainerEntrypoint ContainerArguments"),
+    "DescribeProcessingJobRequest": _structure("ProcessingJobName"),
+    "ListProcessingJobsRequest": _structure(f"{_PAGE} {_CREATED} {_MODIFIED} StatusEquals"),
+    "StopProcessingJobRequest": _structure("ProcessingJobName"),
+    # Pipelines
+    "CreatePipelineRequest": _structure(
+        "PipelineName PipelineDisplayName PipelineDefinition PipelineDefinitionS3Location "
+        "PipelineDescription ClientRequestToken RoleArn Tags ParallelismConfiguration"
+    ),
+    "PipelineDefinitionS3Location": _structure("Bucket ObjectKey VersionId"),
+    "ParallelismConfiguration": _structure("MaxParallelExecutionSteps"),
+    "UpdatePipelineRequest": _structure(
+        "PipelineName PipelineDisplayName PipelineDefinition PipelineDefinitionS3Location "
+        "PipelineDescription RoleArn ParallelismConfiguration"
+    ),
+    "DescribePipelineRequest": _structure("PipelineName"),
+    "DeletePipelineRequest": _structure("PipelineName ClientRequestToken"),
+    "ListPipelinesRequest": _structure(
+        "PipelineNamePrefix CreatedAfter CreatedBefore SortBy SortOrder NextToken MaxResults"
+    ),
+    "StartPipelineExecutionRequest": _structure(
+        "PipelineName PipelineExecutionDisplayName PipelineParameters "
+        "PipelineExecutionDescription ClientRequestToken ParallelismConfiguration"
+    ),
+    "Parameter": _structure("Name Value"),
+    "StopPipelineExecutionRequest": _structure("PipelineExecutionArn ClientRequestToken"),
+    "DescribePipelineExecutionRequest": _structure("PipelineExecutionArn"),
+    "DescribePipelineDefinitionForExecutionRequest": _structure("PipelineExecutionArn"),
+    "ListPipelineExecutionsRequest": _structure(
+        "PipelineName CreatedAfter CreatedBefore SortBy SortOrder NextToken MaxResults"
+    ),
+    "ListPipelineExecutionStepsRequest": _structure(
+        "PipelineExecutionArn NextToken MaxResults SortOrder"
+    ),
+    "ListPipelineParametersForExecutionRequest": _structure(
+        "PipelineExecutionArn NextToken MaxResults"
+    ),
     # Tags
     "Tag": _structure("Key Value"),
     "AddTagsInput": _structure("ResourceArn Tags"),

@@ -34,7 +34,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         _refusal(
             "a job stays on record, and its name stays taken",
             "Leave the job, or forget everything with POST /_local/reset.",
-            "DeleteTrainingJob",
+            "DeleteTrainingJob DeleteProcessingJob",
         ),
         _refusal(
             "it has no tuning jobs",
@@ -56,12 +56,6 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "CreateAutoMLJob CreateAutoMLJobV2 DescribeAutoMLJob DescribeAutoMLJobV2 "
             "ListAutoMLJobs ListCandidatesForAutoMLJob StopAutoMLJob CreateJob DeleteJob "
             "DescribeJob DescribeJobSchemaVersion ListJobSchemaVersions ListJobs StopJob",
-        ),
-        _refusal(
-            "it has no processing jobs",
-            "Run the script as a training job, and read its files from the model archive.",
-            "CreateProcessingJob DeleteProcessingJob DescribeProcessingJob ListProcessingJobs "
-            "StopProcessingJob",
         ),
         _refusal(
             "it has no HyperPod clusters",
@@ -137,7 +131,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "ListModelCards UpdateModelCard",
         ),
         _refusal(
-            "it captures no data and has no processing jobs, which monitoring consists of",
+            "it captures no data of endpoints, which monitoring reads",
             "Put a metric of your own into CloudWatch, with an alarm.",
             "CreateDataQualityJobDefinition CreateModelBiasJobDefinition "
             "CreateModelExplainabilityJobDefinition CreateModelQualityJobDefinition "
@@ -165,15 +159,10 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         ),
         # Around training and hosting
         _refusal(
-            "it has no pipelines",
-            "Call the operations of the steps in order, or let an orchestrator call them.",
-            "CreatePipeline DeletePipeline DescribePipeline "
-            "DescribePipelineDefinitionForExecution DescribePipelineExecution "
-            "ListPipelineExecutionSteps ListPipelineExecutions "
-            "ListPipelineParametersForExecution ListPipelineVersions ListPipelines "
-            "RetryPipelineExecution SendPipelineExecutionStepFailure "
-            "SendPipelineExecutionStepSuccess StartPipelineExecution StopPipelineExecution "
-            "UpdatePipeline UpdatePipelineExecution UpdatePipelineVersion",
+            "its pipelines have no versions, no callback steps, and run once in an execution",
+            "Name each version's pipeline anew, and start another execution.",
+            "ListPipelineVersions RetryPipelineExecution SendPipelineExecutionStepFailure "
+            "SendPipelineExecutionStepSuccess UpdatePipelineExecution UpdatePipelineVersion",
         ),
         _refusal(
             "it has no experiments, no lineage and no MLflow",

@@ -79,16 +79,33 @@ class Protocol:
             ) from error
         if model.input_shape is None:
             return {}
-        report = self._validator.validate(params, model.input_shape)
+        self.check(operation, params)
+        return params
+
+    def check(self, operation: str, params: dict[str, Any]) -> None:
+        """Check the members of a request. Raises ValidationException where the model refuses
+        it."""
+        self.check_structure(operation, params)
+        self.check_constraints(operation, params)
+
+    def check_structure(self, operation: str, params: dict[str, Any]) -> None:
+        """Check names, types and minima, and that nothing is missing. Raises
+        ValidationException."""
+        shape = self.model.operation_model(operation).input_shape
+        report = self._validator.validate(params, shape)
         if report.has_errors():
             raise validation(report.generate_report())
-        violations = list(constraint_violations(params, model.input_shape, ""))
+
+    def check_constraints(self, operation: str, params: dict[str, Any]) -> None:
+        """Check enums, patterns and maxima of the members that are there. Raises
+        ValidationException."""
+        shape = self.model.operation_model(operation).input_shape
+        violations = list(constraint_violations(params, shape, ""))
         if violations:
             plural = "errors" if len(violations) > 1 else "error"
             raise validation(
                 f"{len(violations)} validation {plural} detected: {'; '.join(violations)}"
             )
-        return params
 
     def encode(self, operation: str, result: dict[str, Any]) -> WireResponse:
         """The answer of a successful operation."""

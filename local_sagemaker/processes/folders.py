@@ -35,14 +35,14 @@ class Folders:
         self._in_own_opt_ml = own_opt_ml(state.resolve(), containers)
 
     def program(
-        self, image: str, command: str, entry: Sequence[str] | None, arguments: Sequence[str]
+        self, image: str, command: str | None, entry: Sequence[str] | None, arguments: Sequence[str]
     ) -> Program:
         """`train` or `serve` in the folder of an image, or `entry`, the request's entry point.
-        Raises ImageNotFoundError."""
+        `process` stands for the entry point of the image itself. Raises ImageNotFoundError."""
         folder = self._folder(image)
         if entry is not None:
             return Program(str(folder), (*entry, *arguments))
-        executable = folder / command
+        executable = folder / (command or "process")
         if not os.access(executable, os.X_OK) or not executable.is_file():
             raise ImageNotFoundError(
                 f"image {image!r}: {executable} does not exist or is not executable"

@@ -89,14 +89,18 @@ class BuildahImages:
         self.clean_up: tuple[str, ...] = (self._sh, "-c", script)
 
     def program(
-        self, image: str, command: str, entry: Sequence[str] | None, arguments: Sequence[str]
+        self, image: str, command: str | None, entry: Sequence[str] | None, arguments: Sequence[str]
     ) -> Program:
         """See ContainerImages."""
         for name in (image, last_component(image)):
             found = _run("buildah", "inspect", "--type", "image", name, check=False)
             if found.returncode == 0:
                 image_id = str(json.loads(found.stdout)["FromImageID"])
-                before = entry or (*(self._config(image_id).get("Entrypoint") or ()), command)
+                config = self._config(image_id)
+                words = (command,) if command else () if arguments else config.get("Cmd") or ()
+                before = entry or (*(config.get("Entrypoint") or ()), *words)
+                if not before and not arguments:
+                    raise ImagesError(f"the image {image!r} has neither ENTRYPOINT nor CMD")
                 return Program(image_id, (*before, *arguments))
         raise _not_found(image, "buildah")
 
@@ -162,7 +166,7 @@ class DockerImages:
         self.clean_up: tuple[str, ...] = (shutil.which("sh") or "sh", "-c", script)
 
     def program(
-        self, image: str, command: str, entry: Sequence[str] | None, arguments: Sequence[str]
+        self, image: str, command: str | None, entry: Sequence[str] | None, arguments: Sequence[str]
     ) -> Program:
         """See ContainerImages. docker itself puts the image's entry point before the command."""
         for name in (image, last_component(image)):
@@ -170,7 +174,8 @@ class DockerImages:
             if found.returncode == 0:
                 image_id = found.stdout.strip()
                 if entry is None:
-                    return Program(image_id, (image_id, command, *arguments))
+                    words = (command,) if command else ()
+                    return Program(image_id, (image_id, *words, *arguments))
                 first, *rest = entry
                 return Program(image_id, ("--entrypoint", first, image_id, *rest, *arguments))
         raise _not_found(image, "docker")

@@ -50,12 +50,13 @@ class ContainerImages(Protocol):
         """A command line that removes an emulator's leftovers; empty where there can be none."""
 
     def program(
-        self, image: str, command: str, entry: Sequence[str] | None, arguments: Sequence[str]
+        self, image: str, command: str | None, entry: Sequence[str] | None, arguments: Sequence[str]
     ) -> Program:
         """The program of an image for `command`, `train` or `serve`, with further arguments.
 
-        `entry` is an entry point that replaces the image's own and `command`. Raises
-        ImageNotFoundError.
+        Without a command, the image's own entry point runs, with its own arguments where
+        `arguments` has none. `entry` is an entry point that replaces the image's own and `command`.
+        Raises ImageNotFoundError.
         """
 
     def image_bytes(self, image: str) -> int:

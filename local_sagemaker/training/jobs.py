@@ -22,6 +22,7 @@ from local_sagemaker.account.rates import SPOT_TRAINING, TRAINING, TokenBucket
 from local_sagemaker.account.state import Document
 from local_sagemaker.account.storage import DataError, S3Location, failure_reason
 from local_sagemaker.errors import ServiceError, validation
+from local_sagemaker.jobs.failures import FAILURE_LIMIT_CHARACTERS, RESTARTED, JobFailedError
 from local_sagemaker.training.requests import (
     artifacts_of,
     check_request,
@@ -29,7 +30,7 @@ from local_sagemaker.training.requests import (
     usage_of,
     with_defaults,
 )
-from local_sagemaker.training.run import KIND, JobFailedError, TrainingRun
+from local_sagemaker.training.run import KIND, TrainingRun
 from local_sagemaker.training.warm_pools import WarmPools
 
 _log = logging.getLogger(__name__)
@@ -61,13 +62,7 @@ class TrainingJobs:
         self._pools.start()
         for name, job in self._cloud.store.all(KIND):
             if job["TrainingJobStatus"] in ("InProgress", "Stopping"):
-                self._finish(
-                    name,
-                    job,
-                    "Failed",
-                    "InternalServerError: local_sagemaker's process ended while the job ran. "
-                    "Please try again.",
-                )
+                self._finish(name, job, "Failed", RESTARTED)
 
     async def close(self) -> None:
         """Kill the containers of every job in progress; the jobs stay in progress on disk until the
@@ -232,7 +227,7 @@ class TrainingJobs:
             billed = seconds * share if job.get("EnableManagedSpotTraining") else seconds
             job["BillableTimeInSeconds"] = max(1, round(billed))
         if reason is not None:
-            job["FailureReason"] = reason[:1024]
+            job["FailureReason"] = reason[:FAILURE_LIMIT_CHARACTERS]
         # A warm pool keeps the instances after an error of the algorithm or the client, but not
         # after AWS's own.
         self._pools.retain(name, job, healthy=not (reason or "").startswith("InternalServerError"))

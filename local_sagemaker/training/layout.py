@@ -4,24 +4,22 @@ Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-ru
 and …-output.html.
 """
 
-import json
 import tarfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from local_sagemaker.account.storage import DataError
+from local_sagemaker.jobs.failures import FAILURE_LIMIT_CHARACTERS
+from local_sagemaker.jobs.hosts import JobHost
 
-FAILURE_LIMIT_CHARACTERS = 1024
 NETWORK_INTERFACE = "lo"
 """All hosts are processes on one machine, which share its loopback interface."""
 
 
-class TrainingHost:
+class TrainingHost(JobHost):
     """The folders of one instance of a training job."""
 
     def __init__(self, base: Path, name: str) -> None:
-        self.base = base
-        self.name = name
+        super().__init__(base, name)
         self.model = base / "model"
         self.output_data = base / "output" / "data"
         self._failure = base / "output" / "failure"
@@ -38,17 +36,6 @@ class TrainingHost:
     def channel(self, name: str) -> Path:
         """The folder of a channel's files."""
         return self.base / "input" / "data" / name
-
-    def path_of(self, container_path: str) -> Path:
-        """The local path of the container's path `/opt/ml/…`. Raises DataError for a path outside
-        `/opt/ml`."""
-        path = PurePosixPath(container_path)
-        if not path.is_relative_to("/opt/ml") or ".." in path.parts:
-            raise DataError(
-                f"path {container_path!r} does not lie under /opt/ml, which is all a local "
-                f"container has"
-            )
-        return self.base / path.relative_to("/opt/ml")
 
     def write_configuration(self, job: dict[str, Any], hosts: list[str]) -> None:
         """Write hyperparameters.json, inputdataconfig.json and resourceconfig.json for the job's
@@ -86,7 +73,7 @@ class TrainingHost:
             ("inputdataconfig.json", channels),
             ("resourceconfig.json", resources),
         ):
-            (self.base / "input" / "config" / file).write_text(json.dumps(content, indent=1))
+            self.write_json(f"input/config/{file}", content)
 
     def failure(self) -> str | None:
         """The first 1,024 characters of the failure file, or None when it is missing or empty."""

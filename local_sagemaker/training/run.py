@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import math
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from local_sagemaker.account.billing import Account
 from local_sagemaker.account.cloud import Cloud
-from local_sagemaker.account.logs import LogStream
 from local_sagemaker.account.state import Document
 from local_sagemaker.account.storage import (
     DataError,
@@ -23,17 +19,17 @@ from local_sagemaker.account.storage import (
     S3Location,
     download_all,
     failure_reason,
-    list_prefix,
-    read_manifest,
-    shard,
+    host_share,
+    source_objects,
     upload,
     upload_folder,
 )
-from local_sagemaker.errors import LocalSageMakerError
-from local_sagemaker.faults.plan import CAPACITY_REASON, ContainerFaults, Exposure, Subject
-from local_sagemaker.processes.containers import Container
-from local_sagemaker.processes.launch import ImagesError, Program
-from local_sagemaker.training.checkpoints import CheckpointSync
+from local_sagemaker.faults.plan import CAPACITY_REASON, Exposure, Subject
+from local_sagemaker.jobs.cluster import Cluster, Ending, HostFailedError, program_of
+from local_sagemaker.jobs.failures import JobFailedError
+from local_sagemaker.jobs.folder_sync import FolderSync, kept_in_sync, sync_rest
+from local_sagemaker.jobs.hosts import host_names
+from local_sagemaker.processes.launch import Program
 from local_sagemaker.training.layout import TrainingHost, archive
 from local_sagemaker.training.requests import (
     artifacts_of,
@@ -46,19 +42,13 @@ from local_sagemaker.training.requests import (
 if TYPE_CHECKING:
     from local_sagemaker.training.jobs import TrainingJobs
 
-_log = logging.getLogger(__name__)
 KIND = "training-job"
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
-STOP_GRACE_SECONDS = 120
-"""Seconds between SIGTERM and SIGKILL (your-algorithms-training-algo-running-container: how a
-training image is stopped)."""
-CHECKPOINT_SYNC_SECONDS = 1.0
-_LONGEST_RUNTIME_SECONDS = 28 * 24 * 3600
-_DEFAULT_RUNTIME_SECONDS = 24 * 3600
-
-
-class JobFailedError(LocalSageMakerError):
-    """The job ends as Failed, with the message as FailureReason."""
+_SECONDARY_STATUS = {
+    Ending.COMPLETED: "Completed",
+    Ending.STOPPED: "Stopped",
+    Ending.INTERRUPTED: "Interrupted",
+}
 
 
 class TrainingRun:
@@ -79,9 +69,7 @@ class TrainingRun:
         self._job = job
         self._stop = stop
         self._folder = folder
-        self._host_names = [
-            f"algo-{number}" for number in range(1, job["ResourceConfig"]["InstanceCount"] + 1)
-        ]
+        self._host_names = host_names(job["ResourceConfig"]["InstanceCount"])
         self._hosts: list[TrainingHost] = []
         self._spot: bool = job.get("EnableManagedSpotTraining", False)
         self._image: str = job["AlgorithmSpecification"]["TrainingImage"]
@@ -175,11 +163,11 @@ class TrainingRun:
         try:
             ended = await self._train(program, syncs)
         except JobFailedError:
-            await asyncio.to_thread(_sync_rest, syncs)
+            await asyncio.to_thread(sync_rest, syncs, "checkpoints")
             raise
         if ended == "Interrupted":
             return ended  # data not yet in S3 are lost with the instances
-        await asyncio.to_thread(_sync_rest, syncs)
+        await asyncio.to_thread(sync_rest, syncs, "checkpoints")
         if ended != "MaxWaitTimeExceeded":
             self._move("Uploading", "Uploading generated training model")
             await asyncio.to_thread(self._upload)
@@ -189,37 +177,17 @@ class TrainingRun:
         self._jobs._move(self._name, self._job, secondary, message)
 
     def _program(self) -> Program:
-        """ContainerEntrypoint and ContainerArguments as AWS documents them; the default entry point
-        is `train`."""
-        algorithm = self._job["AlgorithmSpecification"]
-        try:
-            return self._cloud.runtime.images.program(
-                algorithm["TrainingImage"],
-                "train",
-                algorithm.get("ContainerEntrypoint"),
-                algorithm.get("ContainerArguments", []),
-            )
-        except ImagesError as error:
-            raise JobFailedError(
-                f"ClientError: Cannot pull algorithm container: {error}"
-            ) from error
+        """The default entry point of training is `train`."""
+        return program_of(self._cloud, self._image, "train", self._job["AlgorithmSpecification"])
 
     def _download(self) -> None:
         for host in self._hosts:
             host.write_configuration(self._job, self._host_names)
         for channel in self._job.get("InputDataConfig", []):
             source = channel["DataSource"]["S3DataSource"]
-            location = S3Location.parse(source["S3Uri"])
-            manifest = source["S3DataType"] == "ManifestFile"
-            objects = (
-                read_manifest(self._cloud.s3, location)
-                if manifest
-                else list_prefix(self._cloud.s3, location)
-            )
+            objects = source_objects(self._cloud.s3, source)
             for number, host in enumerate(self._hosts):
-                share = objects
-                if source.get("S3DataDistributionType") == "ShardedByS3Key":
-                    share = shard(objects, len(self._hosts), number)
+                share = host_share(objects, source, len(self._hosts), number)
                 self._download_share(channel["ChannelName"], share, host)
 
     def _download_share(self, channel: str, share: list[InputObject], host: TrainingHost) -> None:
@@ -230,7 +198,7 @@ class TrainingRun:
                 failure_reason(error, f"Data download failed: channel {channel}: ")
             ) from error
 
-    def _checkpoints(self) -> list[CheckpointSync]:
+    def _checkpoints(self) -> list[FolderSync]:
         config = self._job.get("CheckpointConfig")
         if config is None:
             return []
@@ -238,49 +206,47 @@ class TrainingRun:
         for host in self._hosts:
             folder = host.path_of(config.get("LocalPath", "/opt/ml/checkpoints"))
             folder.mkdir(parents=True, exist_ok=True)
-            sync = CheckpointSync(
+            sync = FolderSync(
                 self._cloud.s3, folder, S3Location.parse(config["S3Uri"]), self._cloud.transfers
             )
             sync.copy_in()
             syncs.append(sync)
         return syncs
 
-    async def _train(self, program: Program, syncs: list[CheckpointSync]) -> str:
-        epoch = int(self._cloud.clock.now())
-        logs = [
-            self._cloud.log_stream(LOG_GROUP, f"{self._name}/{host}-{epoch}")
-            for host in self._host_names
-        ]
-        containers: list[Container] = []
-        faults: list[ContainerFaults] = []
-        ended = asyncio.Event()
-        syncing = asyncio.create_task(_keep_syncing(syncs, ended))
+    async def _train(self, program: Program, syncs: list[FolderSync]) -> str:
+        run_seconds = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - seconds_trained(
+            self._job, self._cloud.clock
+        )
+        wait_seconds = self._wait_seconds_left()
+
+        def time_is_over() -> None:
+            what = "runtime" if run_seconds <= wait_seconds else "wait time"
+            self._job["TrainingJobStatus"] = "Stopping"
+            self._move("Stopping", f"Training job reached its maximum {what}")
+
+        cluster = Cluster(
+            self._cloud, self._hosts, self._subject, LOG_GROUP, self._stop, self._interrupted
+        )
+        environment = {
+            **self._job.get("Environment", {}),
+            "SAGEMAKER_REGION": self._cloud.settings.region,
+            "TRAINING_JOB_NAME": self._name,
+            "TRAINING_JOB_ARN": self._job["TrainingJobArn"],
+        }
         exposure = self._expose_to_interruption()
         try:
-            for host, log in zip(self._hosts, logs, strict=True):
-                container = await self._start(program, host, log)
-                containers.append(container)
-                subject = Subject(
-                    f"{self._subject.where}/{host.name}", job=self._name, images=(self._image,)
+            async with kept_in_sync(syncs):
+                ending = await cluster.run(
+                    program, environment, min(run_seconds, wait_seconds), time_is_over
                 )
-                faults.append(ContainerFaults(self._cloud.faults, subject, container, serves=False))
-            return await self._watch(containers)
-        except (ImagesError, OSError) as error:
-            raise JobFailedError(
-                f"ClientError: the container could not be started: {error}"
-            ) from error
+        except HostFailedError as failure:
+            raise JobFailedError(self._failure_reason(failure)) from failure
         finally:
             if exposure is not None:
                 exposure.withdraw()
-            for fault in faults:
-                fault.withdraw()
-            ended.set()
-            # Stop every container after any end of the training, such as a failed host or the
-            # emulator's end.
-            await asyncio.gather(*(container.stop(0) for container in containers))
-            # Let the current round of syncing end first, because the folders must not disappear
-            # during it.
-            await asyncio.gather(syncing, *(log.close() for log in logs), return_exceptions=True)
+        if ending is Ending.TIME_LIMIT:
+            return "MaxRuntimeExceeded" if run_seconds <= wait_seconds else "MaxWaitTimeExceeded"
+        return _SECONDARY_STATUS[ending]
 
     def _expose_to_interruption(self) -> Exposure | None:
         if not self._spot:
@@ -294,65 +260,11 @@ class TrainingRun:
 
         return self._cloud.faults.expose(self._subject, {"spot_interruption": interrupt})
 
-    async def _start(self, program: Program, host: TrainingHost, log: LogStream) -> Container:
-        environment = {
-            **self._job.get("Environment", {}),
-            "SAGEMAKER_REGION": self._cloud.settings.region,
-            "TRAINING_JOB_NAME": self._name,
-            "TRAINING_JOB_ARN": self._job["TrainingJobArn"],
-        }
-        return await self._cloud.runtime.start(program, host.base, environment, log.write)
-
-    async def _watch(self, containers: list[Container]) -> str:
-        """Wait for the end of all hosts, the first failure, a stop, an interruption, or the time
-        limit."""
-        run_seconds = self._job["StoppingCondition"]["MaxRuntimeInSeconds"] - seconds_trained(
-            self._job, self._cloud.clock
-        )
-        allowed = min(run_seconds, self._wait_seconds_left())
-        deadline = self._cloud.clock.ticks() + max(0.0, allowed)
-        running = {
-            asyncio.create_task(container.wait()): number
-            for number, container in enumerate(containers)
-        }
-        stop = asyncio.create_task(self._stop.wait())
-        interruption = asyncio.create_task(self._interrupted.wait())
-        try:
-            while running:
-                left = self._cloud.clock.machine_seconds(deadline - self._cloud.clock.ticks())
-                done, _ = await asyncio.wait(
-                    {*running, stop, interruption},
-                    timeout=max(0.0, left),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if stop in done:
-                    await self._end(containers)
-                    return "Stopped"
-                if interruption in done:
-                    return "Interrupted"
-                if not done:
-                    what = "runtime" if run_seconds <= allowed else "wait time"
-                    self._job["TrainingJobStatus"] = "Stopping"
-                    self._move("Stopping", f"Training job reached its maximum {what}")
-                    await self._end(containers)
-                    return "MaxRuntimeExceeded" if run_seconds <= allowed else "MaxWaitTimeExceeded"
-                for task in done:
-                    number = running.pop(task)
-                    if task.result() != 0:
-                        raise JobFailedError(self._failure_reason(number, int(task.result())))
-            return "Completed"
-        finally:
-            for task in (stop, interruption, *running):
-                task.cancel()
-
-    async def _end(self, containers: list[Container]) -> None:
-        await asyncio.gather(*(container.stop(STOP_GRACE_SECONDS) for container in containers))
-
-    def _failure_reason(self, number: int, exit_code: int) -> str:
-        host = self._hosts[number]
-        return (
-            host.failure()
-            or f"AlgorithmError: {host.name} ended without a failure file, exit code: {exit_code}"
+    def _failure_reason(self, failure: HostFailedError) -> str:
+        host = self._hosts[failure.number]
+        return host.failure() or (
+            f"AlgorithmError: {host.name} ended without a failure file, exit code: "
+            f"{failure.exit_code}"
         )
 
     def _upload(self) -> None:
@@ -375,29 +287,3 @@ class TrainingRun:
         path = self._folder / "archive.tar.gz"
         if archive(folders, path) or even_if_empty:
             upload(self._cloud.s3, path, target)
-
-
-async def _keep_syncing(syncs: list[CheckpointSync], ended: asyncio.Event) -> None:
-    while syncs and not ended.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), CHECKPOINT_SYNC_SECONDS)
-            return
-        for sync in syncs:
-            try:
-                await asyncio.to_thread(sync.sync_out)
-            except (ClientError, BotoCoreError, OSError) as error:
-                # A folder that disappears while it is read raises OSError; the next round reads the
-                # current state.
-                _log.warning("checkpoints could not be synced, trying again: %s", error)
-
-
-def _sync_rest(syncs: Iterable[CheckpointSync], attempts: int = 5) -> None:
-    """Sync the rest that the last round missed, after the containers have ended."""
-    for sync in syncs:
-        for _ in range(attempts):
-            if not sync.sync_out():
-                break
-        else:
-            raise JobFailedError(
-                f"InternalServerError: checkpoints could not be uploaded in {attempts} attempts"
-            )

@@ -31,8 +31,7 @@ from local_sagemaker.account.storage import (
     S3Location,
     download,
     failure_reason,
-    list_prefix,
-    read_manifest,
+    matching_objects,
     shard,
     upload,
 )
@@ -44,6 +43,7 @@ from local_sagemaker.endpoints.serving_containers import InstanceFailedError, Se
 from local_sagemaker.errors import ServiceError, not_emulated, validation
 from local_sagemaker.faults.plan import CAPACITY_REASON, NoCapacityError, Subject
 from local_sagemaker.http.client import ContainerUnreachableError
+from local_sagemaker.jobs.failures import FAILURE_LIMIT_CHARACTERS, RESTARTED
 from local_sagemaker.transform.records import (
     DataProcessing,
     RecordError,
@@ -97,11 +97,7 @@ class TransformJobs:
         """After a restart, mark jobs in progress Failed, because their containers are gone."""
         for name, job in self._cloud.store.all(KIND):
             if job["TransformJobStatus"] in ("InProgress", "Stopping"):
-                reason = (
-                    "InternalServerError: local_sagemaker's process ended while the job ran. "
-                    "Please try again."
-                )
-                self._finish(name, job, "Failed", reason)
+                self._finish(name, job, "Failed", RESTARTED)
 
     async def close(self) -> None:
         """Kill the instances of every job in progress."""
@@ -183,7 +179,7 @@ class TransformJobs:
         job["TransformJobStatus"] = status
         job["TransformEndTime"] = job["LastModifiedTime"] = self._cloud.clock.now()
         if reason is not None:
-            job["FailureReason"] = reason[:1024]
+            job["FailureReason"] = reason[:FAILURE_LIMIT_CHARACTERS]
         self._cloud.store.put(KIND, name, job)
 
     async def _run(self, name: str, job: Document, spec: ModelSpec) -> None:
@@ -251,16 +247,7 @@ class _Run:
 
     def _inputs(self) -> list[InputObject]:
         source = self._job["TransformInput"]["DataSource"]["S3DataSource"]
-        location = S3Location.parse(source["S3Uri"])
-        manifest = source["S3DataType"] == "ManifestFile"
-        objects = (
-            read_manifest(self._cloud.s3, location)
-            if manifest
-            else list_prefix(self._cloud.s3, location)
-        )
-        if not objects:
-            raise DataError(f"S3 key: {location.uri} matched no files on s3")
-        return objects
+        return matching_objects(self._cloud.s3, source)
 
     @asynccontextmanager
     async def _instances(self, count: int) -> AsyncIterator[list[Instance]]:

@@ -21,6 +21,7 @@ from tests.local_sagemaker.conftest import (
     unique,
     wait_for,
 )
+from tests.local_sagemaker.processing_jobs import PROCESSOR, processing_request, source, target
 
 
 @pytest.fixture
@@ -98,6 +99,71 @@ def test_training_step_by_step(aws: Cli, s3: Any, bucket: str) -> None:
         lambda status: status == "Stopped",
     )
     assert "ListClusters is not emulated" in aws.refused("list-clusters")
+
+
+def test_processing_step_by_step(aws: Cli, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="in/a.txt", Body=b"alpha")
+    name = unique("cli")
+    job = {
+        "processing_job_name": name,
+        "app_specification": f"ImageUri={PROCESSOR},ContainerArguments=--split,0.2",
+        "role_arn": ROLE,
+        "processing_inputs": [source("data", f"s3://{bucket}/in/")],
+        "processing_output_config": {"Outputs": [target("records", f"s3://{bucket}/out")]},
+        "processing_resources": "ClusterConfig="
+        "{InstanceCount=1,InstanceType=ml.m5.large,VolumeSizeInGB=1}",
+        "environment": "MESSAGE=done",
+        "tags": "Key=tenant,Value=acme",
+    }
+    arn = aws("create-processing-job", **job)["ProcessingJobArn"]
+    assert "ResourceInUse" in aws.refused("create-processing-job", **job)
+    described = wait_for(
+        lambda: aws("describe-processing-job", processing_job_name=name),
+        lambda found: found["ProcessingJobStatus"] == "Completed",
+    )
+    _, waited, errors = aws.run(
+        "sagemaker wait processing-job-completed-or-stopped", processing_job_name=name
+    )
+    assert (waited, errors) == ("", "")
+    assert described["ExitMessage"] == "done"
+    assert keys(s3, bucket, "out/") == ["out/algo-1.json"]
+    listed = aws(
+        "list-processing-jobs",
+        name_contains=name,
+        query="ProcessingJobSummaries[].ProcessingJobStatus",
+    )
+    assert listed == ["Completed"]
+    assert aws("list-tags", resource_arn=arn)["Tags"] == [{"Key": "tenant", "Value": "acme"}]
+    assert "in status Completed" in aws.refused("stop-processing-job", processing_job_name=name)
+
+
+def test_a_pipeline_step_by_step(aws: Cli, s3: Any, bucket: str) -> None:
+    name = unique("cli")
+    request = processing_request(bucket)
+    del request["ProcessingJobName"]
+    request["Environment"] = {"MESSAGE": {"Get": "Parameters.Words"}}
+    parameter = {"Name": "Words", "Type": "String", "DefaultValue": "none"}
+    step = {"Name": "Only", "Type": "Processing", "Arguments": request}
+    pipeline = {"Version": "2020-12-01", "Parameters": [parameter], "Steps": [step]}
+    aws("create-pipeline", pipeline_name=name, pipeline_definition=pipeline, role_arn=ROLE)
+    execution = aws(
+        "start-pipeline-execution", pipeline_name=name, pipeline_parameters="Name=Words,Value=done"
+    )["PipelineExecutionArn"]
+    wait_for(
+        lambda: aws("describe-pipeline-execution", pipeline_execution_arn=execution),
+        lambda found: found["PipelineExecutionStatus"] == "Succeeded",
+    )
+    (ran,) = aws("list-pipeline-execution-steps", pipeline_execution_arn=execution)[
+        "PipelineExecutionSteps"
+    ]
+    job = ran["Metadata"]["ProcessingJob"]["Arn"].rpartition("/")[2]
+    listed = aws("list-processing-jobs", name_contains=job, query="ProcessingJobSummaries")
+    assert [each["ExitMessage"] for each in listed] == ["done"]
+    assert "ConflictException" in aws.refused(
+        "stop-pipeline-execution", pipeline_execution_arn=execution
+    )
+    aws("delete-pipeline", pipeline_name=name)
+    assert "does not exist" in aws.refused("describe-pipeline", pipeline_name=name)
 
 
 def test_hosting_and_transform_step_by_step(aws: Cli, s3: Any, bucket: str) -> None:

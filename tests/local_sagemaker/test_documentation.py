@@ -21,7 +21,7 @@ from tests.local_sagemaker.conftest import Emulator
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS: Final = ROOT / "docs" / "local-cloud-operations.md"
 OF_HOSTING_TRAINING_AND_TRANSFORM: Final = re.compile(
-    "Endpoint|Inference|Model|Tags|Training|Transform|Tuning"
+    "Endpoint|Inference|Model|Pipeline|Processing|Tags|Training|Transform|Tuning"
 )
 """The words in names of SageMaker's operations for which no answer may lack a reason."""
 

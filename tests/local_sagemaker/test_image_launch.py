@@ -147,6 +147,23 @@ def test_an_entry_point_of_the_request_takes_the_images_place(
     )
 
 
+def test_a_processing_job_runs_the_entry_point_of_the_image_itself(
+    tools: Tools, root: Path, tmp_path: Path
+) -> None:
+    """Its CMD is replaced by the request's arguments, as docker does."""
+    here = BuildahImages(tmp_path)
+    buildah(tools, root, {"Entrypoint": ["/opt/enter"], "Cmd": ["--slowly"]})
+    assert here.program(URI, None, None, ()).command == ("/opt/enter", "--slowly")
+    assert here.program(URI, None, None, ["--now"]).command == ("/opt/enter", "--now")
+    buildah(tools, root, {})
+    with pytest.raises(ImagesError, match="neither ENTRYPOINT nor CMD"):
+        here.program(URI, None, None, ())
+    tools.add("docker", 'case "$*" in *" forecast:0.1.0") echo sha256:1d;; image*) exit 1;; esac')
+    docker = DockerImages(tmp_path)
+    assert docker.program(URI, None, None, ()).command == ("sha256:1d",)
+    assert docker.program(URI, None, None, ["--now"]).command == ("sha256:1d", "--now")
+
+
 def test_an_image_that_is_not_here_is_named(tools: Tools, root: Path, tmp_path: Path) -> None:
     buildah(tools, root, {})
     with pytest.raises(ImageNotFoundError, match="'other:1'; build it here first"):

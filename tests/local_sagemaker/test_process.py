@@ -127,6 +127,7 @@ def test_what_was_finished_is_remembered_and_what_ran_is_failed_or_started_again
         "training warm pool": 1,
         "endpoint": 2,
         "transform job": 0,
+        "processing job": 0,
     }
     assert own_emulator.control("GET", "/_local/health")["instances"] == held
     # The lost jobs' instances are free again beside the pool, so that the whole quota of four is

@@ -60,3 +60,26 @@ def test_the_sdk_s_resource_classes_work_unchanged(
         "transform": "Completed",
     }
     assert keys(s3, bucket, "transformed/") == ["transformed/a.txt.out"]
+
+
+@pytest.mark.slow
+def test_the_sdk_s_pipelines_work_unchanged(emulator: Emulator, s3: Any, bucket: str) -> None:
+    """test_pipelines.py has the short twins."""
+    s3.put_object(Bucket=bucket, Key="in/a.txt", Body="alpha")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("pipeline_walkthrough.py")), bucket],
+        env={**os.environ, **emulator.environment, "SAGEMAKER_VALIDATE_ROLE": "false"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "good": "Succeeded",
+        "steps": ["Second", "Decide", "First"],
+        "bad": "Step failure: One or multiple steps failed.",
+        "waiter": "WaiterError",
+        "message": "score bad",
+    }
+    assert keys(s3, bucket, "Second/") == ["Second/algo-1.json"]

@@ -1,0 +1,1 @@
+"""Pipelines: their definitions, the values of references, and executions."""

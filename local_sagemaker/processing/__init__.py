@@ -1,0 +1,1 @@
+"""Processing jobs: their requests, layout and life."""
