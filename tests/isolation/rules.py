@@ -97,10 +97,12 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "record@own",
             "s3:PutObject": "uploads@own archive@own cache@own question@own record@own",
             "dynamodb:GetItem dynamodb:Query": "RequestsTable@own ModelsTable@own",
-            "sagemaker:InvokeEndpoint": "endpoint@own tagged-endpoint@own tagged-single@own",
+            "sagemaker:InvokeEndpoint": "endpoint@own endpoint@shared tagged-endpoint@own "
+            "tagged-single@own",
             "sagemaker:InvokeEndpointAsync": "tagged-endpoint@own tagged-single@own",
             "cloudwatch:PutMetricData": "metric:Tenantry",
-        }
+        },
+        {"dynamodb:GetItem": "ModelsTable@shared"},
     ],
     "AppPolicy": [
         {
@@ -301,6 +303,9 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         "other": [f"{other}#energy"],
         "both": [f"{own}#energy", f"{other}#energy"],
         "neighbour": [f"{own}-2#energy"],
+        "shared": ["shared#energy"],
+        "shared and other": ["shared#energy", f"{other}#energy"],
+        "neighbour of shared": ["shared-2#energy"],
         "workload": ["_workload#energy"],
         "account": ["_account"],
     }
@@ -316,11 +321,21 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         )
         # AWS gives no leading keys for a scan.
         yield Target(f"{name}/index", "unnamed", f"{template.arn(name)}/index/queue", {})
-        for context in ({"dynamodb:LeadingKeys": [f"{own}#energy"]}, {}):
+        for context in (
+            {"dynamodb:LeadingKeys": [f"{own}#energy"]},
+            {"dynamodb:LeadingKeys": ["shared#energy"]},
+            {},
+        ):
             yield Target("foreign", "nobody", f"{template.arn(name)}-2", context)
 
     sagemaker = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
-    for whose, tenant in (("own", own), ("other", other), ("neighbour", f"{own}-2")):
+    for whose, tenant in (
+        ("own", own),
+        ("other", other),
+        ("neighbour", f"{own}-2"),
+        ("shared", "shared"),
+        ("neighbour of shared", "shared-2"),
+    ):
         model = {"sagemaker:TargetModel": f"{tenant}/v1.tar.gz"}
         yield Target("endpoint", whose, f"{sagemaker}:endpoint/tenantry-energy-bridge", model)
         tag = {"aws:ResourceTag/tenantry:tenant": tenant}
@@ -333,8 +348,10 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge", {})
     yield Target("endpoint", "unnamed", f"{sagemaker}:endpoint/tenantry-energy-bridge-async-2", {})
     yield Target("async-endpoint", "all", f"{sagemaker}:endpoint/tenantry-energy-bridge-async", {})
-    managed = f"{sagemaker}:endpoint/tenantry-energy-bridge-managed"
-    yield Target("managed-endpoint", "all", managed, {})
+    for end in ("managed", "containers"):
+        asked_by_app = f"{sagemaker}:endpoint/tenantry-energy-bridge-{end}"
+        yield Target("managed-endpoint", "all", asked_by_app, {})
+        yield Target("endpoint", "unnamed", f"{asked_by_app}-2", {})
     for kind in ("endpoint-config", "model", "training-job", "transform-job"):
         yield Target(kind, "all", f"{sagemaker}:{kind}/tenantry-energy-x", {})
     foreign_tag = {"aws:ResourceTag/tenantry:tenant": own}
