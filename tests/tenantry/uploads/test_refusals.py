@@ -31,6 +31,7 @@ SECTIONS = {
         "containers/runtime/archives/imported.py",
         "containers/diffusion/adapters/imported.py",
     ],
+    "Customer tables": ["containers/tabular/preparation.py"],
     "Files of days": ["containers/example/preparation.py"],
 }
 
