@@ -22,15 +22,20 @@ LARGEST_TREES: Final = 64 << 20
 """Bytes: 5,000 trees of 120 nodes each."""
 LARGEST_COLUMNS: Final = 256 << 10
 MOST_COLUMNS: Final = 1000
+MOST_CATEGORIES: Final = 1 << 16
+"""Of a column. XGBoost keeps a bit for each number up to the greatest."""
 
 _OF_NODES: Final = (
-    "left_children",
-    "right_children",
-    "split_indices",
-    "split_conditions",
-    "split_type",
-    "default_left",
     "base_weights",
+    "default_left",
+    "left_children",
+    "loss_changes",
+    "parents",
+    "right_children",
+    "split_conditions",
+    "split_indices",
+    "split_type",
+    "sum_hessian",
 )
 _LEAF: Final = -1
 
@@ -96,46 +101,65 @@ def _columns(content: bytes) -> tuple[Column, ...]:
 
 def _check(learner: Any, columns: Sequence[Column]) -> None:
     """Raises `ValueError`, or what Python raises for a missing or malformed part."""
-    if learner["feature_names"] != [column.name for column in columns]:
-        raise ValueError("the features are others")
-    if learner["objective"]["name"] != "binary:logistic":
-        raise ValueError("the objective is another")
-    booster = learner["gradient_booster"]
-    if booster["name"] != "gbtree" or int(learner["learner_model_param"]["num_feature"]) != len(
-        columns
-    ):
-        raise ValueError("the trees are of another kind")
-    for tree in booster["model"]["trees"]:
-        _check_tree(tree, columns)
+    kinds = ["c" if column.kind == "category" else "q" for column in columns]
+    names = [column.name for column in columns]
+    booster, parameters = learner["gradient_booster"], learner["learner_model_param"]
+    model = booster["model"]
+    trees = model["trees"]
+    told = {
+        "objective": (learner["objective"]["name"], "binary:logistic"),
+        "booster": (booster["name"], "gbtree"),
+        "names": (learner["feature_names"], names),
+        "kinds": (learner["feature_types"], kinds),
+        "features": (int(parameters["num_feature"]), len(columns)),
+        "classes": (int(parameters["num_class"]), 0),
+        "targets": (int(parameters["num_target"]), 1),
+        "trees": (int(model["gbtree_model_param"]["num_trees"]), len(trees)),
+        "trees a round": (int(model["gbtree_model_param"]["num_parallel_tree"]), 1),
+        "rounds": (model["iteration_indptr"], list(range(len(trees) + 1))),
+        "groups": (model["tree_info"], [0] * len(trees)),
+        "category values": (model["cats"]["enc"], []),
+    }
+    wrong = [name for name, (found, expected) in told.items() if found != expected]
+    if wrong:
+        raise ValueError(f"the {wrong[0]} are others")
+    for tree in trees:
+        _check_tree(tree, kinds)
 
 
-def _check_tree(tree: Any, columns: Sequence[Column]) -> None:
+def _check_tree(tree: Any, kinds: Sequence[str]) -> None:
     """Raises `ValueError` unless the nodes are a tree, and each splits by a column there is."""
     nodes = int(tree["tree_param"]["num_nodes"])
     if nodes < 1 or any(len(tree[name]) != nodes for name in _OF_NODES):
         raise ValueError("the nodes are not of one number")
-    lefts, rights = tree["left_children"], tree["right_children"]
-    categorical = set(tree["categories_nodes"])
-    waiting, seen = [0], 0
+    if int(tree["tree_param"]["size_leaf_vector"]) > 1:
+        raise ValueError("a leaf holds several values")
+    by_category = tree["categories_nodes"]
+    waiting, reached = [0], set()
     while waiting:
         node = waiting.pop()
-        seen += 1
-        if seen > nodes:
+        if node in reached:
             raise ValueError("the nodes are no tree")
-        left, right = lefts[node], rights[node]
+        reached.add(node)
+        left, right = tree["left_children"][node], tree["right_children"][node]
         if left == right == _LEAF:
             continue
-        if not (0 < left < nodes and 0 < right < nodes and left != right):
-            raise ValueError("a node's child is not there")
-        column = columns[tree["split_indices"][node]]
-        if tree["split_indices"][node] < 0 or (node in categorical) != (column.kind == "category"):
+        column = tree["split_indices"][node]
+        if not (0 < left < nodes and 0 < right < nodes and 0 <= column < len(kinds)):
+            raise ValueError("a node's child or column is not there")
+        if (tree["split_type"][node] == 1) != (kinds[column] == "c"):
             raise ValueError("a node splits a column of another kind")
         waiting += (left, right)
+    if {node for node in reached if tree["split_type"][node] == 1} - {*by_category}:
+        raise ValueError("a node has no categories")
     starts, sizes = tree["categories_segments"], tree["categories_sizes"]
-    if len(starts) != len(sizes) or len(starts) != len(tree["categories_nodes"]):
+    if not len(starts) == len(sizes) == len(by_category) or sorted({*by_category}) != by_category:
         raise ValueError("the categories are not of one number")
+    every = len(tree["categories"])
     if any(
-        not 0 <= start <= start + size <= len(tree["categories"])
+        start < 0 or size < 1 or start + size > every
         for start, size in zip(starts, sizes, strict=True)
-    ) or any(not 0 <= one < 1 << 16 for one in tree["categories"]):
+    ):
         raise ValueError("a node's categories are not there")
+    if any(not 0 <= code < MOST_CATEGORIES for code in tree["categories"]):
+        raise ValueError("a category has no such number")

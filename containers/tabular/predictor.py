@@ -79,4 +79,4 @@ def _answer(question: Question, probabilities: NDArray[np.float32]) -> Answer:
     }
     if question.ids is not None:
         answer["ids"] = question.ids
-    return Answer(json.dumps(answer, ensure_ascii=False).encode())
+    return Answer(json.dumps(answer).encode())

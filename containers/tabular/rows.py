@@ -6,12 +6,13 @@ are left out.
 
 A customer is held out, or learned from, with all its months: rows of one customer resemble each
 other, and a model that knew some would look better on the rest than it is. A hash of the tenant's
-folder and the customer's id decides, so a customer stays on its side as its tenant's data grow.
+folder and the customer's id decides, so a customer stays on its side as its tenant's data grow. It
+also decides which customers are left out where there are more rows than memory shall hold.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -45,12 +46,13 @@ class Survey:
 
     `learned` and `held_out` count rows, `positives` those of the learned whose target is true.
     `held_out_of` has, for each tenant with rows, how many of its rows are held out, in the order of
-    the blocks.
+    the blocks. `left_out` counts rows that are on neither side.
     """
 
     learned: int
     positives: int
     held_out: int
+    left_out: int
     held_out_of: Sequence[int]
     first: date | None
     last: date | None
@@ -58,30 +60,42 @@ class Survey:
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows below a folder, which stay there. `share` of the customers are held out."""
+    """The rows below a folder, which stay there. `share` of the customers are held out. Of these
+    and of the others, only the share `kept` counts."""
 
     folder: Path
     share: float
+    kept: float = 1.0
+
+    def at_most(self, rows: int) -> tuple["Rows", Survey]:
+        """About as many rows at most, of fewer customers if need be, and their survey."""
+        survey = self.survey()
+        known = survey.learned + survey.held_out
+        if known <= rows:
+            return self, survey
+        fewer = replace(self, kept=rows / known)
+        return fewer, fewer.survey()
 
     def survey(self) -> Survey:
         """Count the rows, without reading their features."""
         from pyarrow import compute
 
-        learned = positives = 0
+        learned = positives = left_out = 0
         held_out_of: dict[str, int] = {}
         first: date | None = None
         last: date | None = None
         for tenant, batch in self._batches([TABLE.period]):
-            held = self._held_out(tenant, batch)
+            held, others = self._sides(tenant, batch)
             target = _floats(batch.column(TABLE.target))
-            learned += int((~held).sum())
-            positives += int(target[~held].sum())
+            learned += int(others.sum())
+            positives += int(target[others].sum())
+            left_out += int((~held & ~others).sum())
             held_out_of[tenant] = held_out_of.get(tenant, 0) + int(held.sum())
             least, most = compute.min_max(batch.column(TABLE.period)).as_py().values()
             first = min(first or least, least)
             last = max(last or most, most)
         counts = list(held_out_of.values())
-        return Survey(learned, positives, sum(counts), counts, first, last)
+        return Survey(learned, positives, sum(counts), left_out, counts, first, last)
 
     def blocks(self, *, held_out: bool) -> Iterator[Block]:
         """The rows that are held out, or those that are learned from."""
@@ -89,7 +103,8 @@ class Rows:
         target = np.empty(BLOCK_ROWS, np.float32)
         filled = 0
         for tenant, batch in self._batches([column.name for column in TABLE.features]):
-            chosen = np.flatnonzero(self._held_out(tenant, batch) == held_out)
+            held, others = self._sides(tenant, batch)
+            chosen = np.flatnonzero(held if held_out else others)
             features = encoded(batch)[chosen]
             truth = _floats(batch.column(TABLE.target))[chosen]
             while len(truth):
@@ -118,12 +133,21 @@ class Rows:
                     if len(known):
                         yield tenant, known
 
-    def _held_out(self, tenant: str, batch: "pa.RecordBatch") -> NDArray[np.bool_]:
+    def _sides(
+        self, tenant: str, batch: "pa.RecordBatch"
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which rows are held out, and which are learned from."""
         digest = hashlib.blake2b(tenant.encode(), digest_size=8).digest()
         salt = np.uint64(int.from_bytes(digest, "big"))
         mixed = _mixed(batch.column(SPLIT).to_numpy() ^ salt)
-        held: NDArray[np.bool_] = mixed < np.uint64(self.share * 2.0**64)
-        return held
+        held = mixed < _mark(self.share * self.kept)
+        end = _mark(self.share + (1 - self.share) * self.kept)
+        return held, (mixed >= _mark(self.share)) & (mixed <= end)
+
+
+def _mark(share: float) -> np.uint64:
+    """The hash that this share of all hashes lies below."""
+    return np.uint64(min(int(share * 2**64), 2**64 - 1))
 
 
 def encoded(batch: "pa.RecordBatch | pa.Table") -> Floats:

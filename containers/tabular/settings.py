@@ -21,6 +21,7 @@ LIMITS: Final[Mapping[str, tuple[float, float]]] = {
     "reg_lambda": (0.0, 1e6),
     "max_bin": (2, 256),
     "held_out": (0.05, 0.5),
+    "most_rows": (1000, 10**9),
     "seed": (0, 2**31 - 1),
     "threads": (0, 1024),
 }
@@ -39,6 +40,8 @@ class Settings:
     - `rounds`: most trees; a model keeps the trees up to its best score on the held-out rows.
     - `patience`: rounds without a better score, after which no more are tried.
     - `held_out`: the share of customers that models are scored on.
+    - `most_rows`: where there are more rows, a part of the customers is left out, so that memory
+      has a bound: some 100 bytes a row.
     - `threads`: 0 means as many as this process may use.
     """
 
@@ -50,6 +53,7 @@ class Settings:
     reg_lambda: float = 1.0
     max_bin: int = 256
     held_out: float = 0.2
+    most_rows: int = 10_000_000
     seed: int = 0
     threads: int = 0
 

@@ -1,8 +1,8 @@
 """Training: boosted trees from the rows of one tenant, or of all tenants of a shared model.
 
 The rows stay in their files. XGBoost asks for them block by block, and keeps each number as the bin
-that it falls into: about 70 bytes a row in all, whatever the columns' types. It asks several times:
-to count, to find the bins, and to sort the rows into them.
+that it falls into: some 100 bytes a row in all, of at most `most_rows`. It asks several times: to
+count, to find the bins, and to sort the rows into them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,8 +45,7 @@ class TabularTrainer:
         except InvalidHyperparameterError as error:
             raise InvalidTrainingInputError(str(error)) from error
         for task in tasks:
-            rows = Rows(task.data, settings.held_out)
-            survey = rows.survey()
+            rows, survey = Rows(task.data, settings.held_out).at_most(settings.most_rows)
             reason = _too_little(survey)
             if reason is not None:
                 yield Refused(task, reason)
@@ -137,7 +136,11 @@ def _trained(
         card={
             "features": [column.name for column in TABLE.features],
             "importance": _importance(booster),
-            "rows": {"learned": survey.learned, "held_out": survey.held_out},
+            "rows": {
+                "learned": survey.learned,
+                "held_out": survey.held_out,
+                "left_out": survey.left_out,
+            },
             "tenants": len(survey.held_out_of),
             "base_rate": round(base_rate, 6),
             "data": {"start": str(survey.first), "end": str(survey.last)},
