@@ -63,6 +63,7 @@ IMAGES: Final[Mapping[str, Image]] = {
     "diffusion": Image(
         "containers/diffusion/Dockerfile", ("containers/diffusion/requirements.txt",), ("torch",)
     ),
+    "tabular": Image("containers/tabular/Dockerfile", ("containers/tabular/requirements.txt",)),
     "example": Image("containers/example/Dockerfile", ("containers/example/requirements.txt",)),
     "dagster": Image(
         "infrastructure/dagster.Dockerfile",

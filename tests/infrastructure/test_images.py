@@ -125,7 +125,7 @@ def test_a_docker_that_cannot_build_is_told(
 def test_an_unknown_image_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         images.parse_arguments(["forecats"])
-    assert "there are forecast, diffusion, example, dagster" in capsys.readouterr().err
+    assert "there are forecast, diffusion, tabular, example, dagster" in capsys.readouterr().err
 
 
 def test_a_base_of_debians_packages_forgets_this_machine(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ WITHOUT_AN_IMPORT: Final = {
     "psycopg2-binary": "SQLAlchemy's way to PostgreSQL",
     "tzdata": "zoneinfo reads it where the system has no time zones",
     "uvloop": "uvicorn's event loop",
+    "xgboost": "the module of xgboost-cpu, where there is no such build",
 }
 NOT_INSTALLED: Final = frozenset(
     {"bitsandbytes", "torch_neuronx", "triton_python_backend_utils"}
@@ -67,7 +68,11 @@ ROOMS: Final = {
     "dagster": ["orchestration", "assets", "resources", "pipes_sagemaker", "tenantry/shown"],
     "local": ["infrastructure", "local_sagemaker"],
     "forecast": ["containers/forecast", "containers/example", "containers/runtime"],
-    "diffusion": ["containers/diffusion", "containers/runtime"],
+    "diffusion": [
+        "containers/diffusion",
+        *(f"containers/runtime/{room}" for room in ("archives", "serving", "training")),
+    ],
+    "tabular": ["containers/tabular", "containers/runtime"],
 }
 IN_THE_DAGSTER_PROCESS: Final = frozenset({"holidays", "numpy", "pandas", "pyarrow"})
 """The imports of workloads' preparations, which Dagster's processes call."""
@@ -229,9 +234,14 @@ def test_what_weighs_most_is_only_where_it_is_used() -> None:
     extras = pyproject(CLIENT)["project"]["optional-dependencies"]
     where = {
         name: {extra for extra in extras if name in declared(CLIENT, extra)}
-        for name in ("prophet", "sagemaker", "torch")
+        for name in ("prophet", "sagemaker", "torch", "xgboost-cpu")
     }
-    assert where == {"prophet": {"forecast"}, "sagemaker": {"dev"}, "torch": {"diffusion"}}
+    assert where == {
+        "prophet": {"forecast"},
+        "sagemaker": {"dev"},
+        "torch": {"diffusion"},
+        "xgboost-cpu": {"tabular"},
+    }
 
 
 def test_the_bare_client_needs_what_it_declares() -> None:
@@ -252,7 +262,7 @@ def test_the_bare_client_needs_what_it_declares() -> None:
 
 
 def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
-    others = ["local", "forecast", "diffusion", "dev"]
+    others = ["local", "forecast", "diffusion", "tabular", "dev"]
     theirs = set().union(*(declared(CLIENT, extra) for extra in others))
     theirs -= declared(CLIENT) | declared(CLIENT, "dagster")
     known = providers()
@@ -261,7 +271,7 @@ def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
     }
     # dagster-webserver and boto3 install these.
     blocked -= {"uvicorn", "starlette", "httptools", "uvloop", "urllib3"}
-    assert {"moto", "prophet", "torch"} <= blocked
+    assert {"moto", "prophet", "torch", "xgboost"} <= blocked
     run_importing(
         False,
         {*blocked, "sagemaker"},
@@ -271,6 +281,8 @@ def test_the_extra_dagster_is_enough_for_dagsters_processes() -> None:
         "containers.forecast.serving.imported",
         "containers.example.preparation",
         "containers.example.drift",
+        "containers.tabular.preparation",
+        "containers.tabular.drift",
         "containers.diffusion.adapters.imported",
         "containers.diffusion.pictures.preparation",
         "containers.diffusion.pictures.previews",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from containers.forecast.consumption import reading
+from containers.runtime.tables import files
 from tenantry.requests.queue import TOO_MANY_UPLOADS
 from tenantry.uploads.intake import NO_MODEL_YET, TOO_MANY_MODELS
 
@@ -20,21 +20,18 @@ SECTIONS = {
     "Any upload": ["tenantry/uploads/bounded_calls.py", "tenantry/uploads/training_data.py"],
     "Consumption files": [
         f"containers/forecast/consumption/{module}.py"
-        for module in (
-            "reading",
-            "columns",
-            "csv_file",
-            "parquet_file",
-            "timestamps",
-            "wall_clock",
-            "preparation",
-        )
+        for module in ("reading", "timestamps", "wall_clock", "preparation")
+    ],
+    "Any table": [
+        f"containers/runtime/tables/{module}.py"
+        for module in ("files", "columns", "csv_file", "parquet_file")
     ],
     "Models that were trained elsewhere": [
         "tenantry/uploads/imported_model.py",
         "containers/runtime/archives/imported.py",
         "containers/diffusion/adapters/imported.py",
     ],
+    "Customer tables": ["containers/tabular/preparation.py"],
     "Files of days": ["containers/example/preparation.py"],
 }
 
@@ -74,8 +71,8 @@ def test_the_page_of_refusals_tells_every_code_and_no_other(section: str) -> Non
     raised = set().union(
         *(codes_raised((HERE / module).read_text()) for module in SECTIONS[section])
     )
-    if section == "Consumption files":
-        raised |= {code for *_, code in reading.CONTENT}
+    if section == "Any table":
+        raised |= {code for *_, code in files.CONTENT}
     elif section == "Any upload":
         raised |= {TOO_MANY_UPLOADS, TOO_MANY_MODELS, NO_MODEL_YET}
     elif section == "The manifest and its files":

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from containers.forecast.consumption import parquet_file
-from containers.forecast.consumption.parquet_pages import MalformedPagesError, pages
 from containers.forecast.consumption.preparation import RefusedDataError, prepare
+from containers.runtime.tables import parquet_file
+from containers.runtime.tables.parquet_pages import MalformedPagesError, pages
 
 ROWS = 9_000
 MEMORY = 512 << 20

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.forecast.consumption.columns import Columns, chosen, dense, no_rows, too_many_rows
+from containers.runtime.tables.columns import Columns, Wanted, chosen, dense, no_rows, too_many_rows
 from contracts.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _MARKS: Final = (
 )
 
 
-def read_csv(name: str, content: bytes, rows_left: int) -> Columns:
+def read_csv(name: str, content: bytes, rows_left: int, wanted: Wanted) -> Columns:
     """Our columns of the CSV file `name` as text, blank cells as null. Callers interpret the text.
 
     Raises `RefusedDataError`.
@@ -32,15 +32,15 @@ def read_csv(name: str, content: bytes, rows_left: int) -> Columns:
     import pyarrow as pa
 
     text = _utf8(name, content)
-    header, text = _header(name, text)
-    places = chosen(name, header)
+    header, text = _header(name, text, wanted)
+    places = chosen(name, header, wanted)
     parts: dict[str, list[pa.Array]] = {ours: [] for ours in places}
     count = 0
     for batch in _batches(name, text, len(header), list(places.values())):
         if count + len(batch) > rows_left:
-            raise too_many_rows(name)
+            raise too_many_rows(name, wanted)
         for ours, place in places.items():
-            parts[ours].append(dense(name, ours, batch.column(str(place)), count))
+            parts[ours].append(dense(name, ours, batch.column(str(place)), count, wanted))
         count += len(batch)
     if not count:
         raise no_rows(name)
@@ -81,17 +81,14 @@ def _no_text(name: str) -> RefusedDataError:
     )
 
 
-def _header(name: str, text: bytes) -> tuple[list[str], bytes]:
+def _header(name: str, text: bytes, wanted: Wanted) -> tuple[list[str], bytes]:
     """The cells of the first row, and the rows after it."""
     begin = re.match(rb"(?:[ \t]*\r?\n|[ \t]*\r)*(?:sep=,[ \t]*(?:\r\n|\r|\n))?", text)
     start = begin.end() if begin else 0
     line = text[start : start + _LONGEST_HEADER].splitlines()[:1]
     if not line or len(line[0]) == _LONGEST_HEADER:
         raise RefusedDataError(
-            f"The first row of {name} names no columns.",
-            name,
-            "Name the columns timestamp and consumption in the first row.",
-            code="column_missing",
+            f"The first row of {name} names no columns.", name, wanted.naming, code="column_missing"
         )
     said = line[0].decode(errors="replace")
     if "," not in said and (";" in said or "\t" in said):

@@ -1,20 +1,15 @@
-"""Consumption from Parquet. The expanded size of a file is computed and bounded before anything is
+"""Columns from Parquet. The expanded size of a file is computed and bounded before anything is
 expanded."""
 
 from collections.abc import Iterator
 from typing import Any, Final
 
-from containers.forecast.consumption.columns import Columns, chosen, dense, no_rows, too_many_rows
-from containers.forecast.consumption.parquet_pages import (
-    MalformedPagesError,
-    Page,
-    pages,
-    schema_depth,
-)
+from containers.runtime.tables.columns import Columns, Wanted, chosen, dense, no_rows, too_many_rows
+from containers.runtime.tables.parquet_pages import MalformedPagesError, Page, pages, schema_depth
 from contracts.refused_data import RefusedDataError
 
 MAX_EXPANDED_BYTES: Final = 96 << 20
-"""Most bytes that the pages of our columns may expand to: `MAX_ROWS` rows of 240 bytes each."""
+"""Most bytes that the pages of our columns may expand to: 400,000 rows of 240 bytes each."""
 
 MAX_FOOTER_BYTES: Final = 4 << 20
 """Largest footer, in bytes: some ten thousand descriptions of column chunks. An honest file has a
@@ -36,7 +31,7 @@ _LONGEST_FIXED: Final = 32
 _PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTH, _RLE_DICTIONARY = 0, 2, 6, 8
 
 
-def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
+def read_parquet(name: str, content: bytes, rows_left: int, wanted: Wanted) -> Columns:
     """Our columns of the Parquet file `name`, dense. Raises `RefusedDataError`."""
     import pyarrow as pa
     from pyarrow import parquet
@@ -46,7 +41,7 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
         raise _unreadable(name)
     try:
         if schema_depth(content[-8 - length : -8], MAX_CHUNKS) > MAX_DEPTH:
-            raise _nested(name, "The schema")
+            raise _nested(name, "The schema", None, wanted)
         options = {
             "pre_buffer": False,
             "arrow_extensions_enabled": False,
@@ -55,9 +50,9 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
         }
         file = parquet.ParquetFile(pa.BufferReader(content), **options)
         header = list(file.schema_arrow.names)
-        places = chosen(name, header)
+        places = chosen(name, header, wanted)
         if file.metadata.num_rows > rows_left:
-            raise too_many_rows(name)
+            raise too_many_rows(name, wanted)
         if file.metadata.num_row_groups * file.metadata.num_columns > MAX_CHUNKS:
             raise RefusedDataError(
                 f"{name} has {file.metadata.num_row_groups:,} row groups of "
@@ -66,26 +61,25 @@ def read_parquet(name: str, content: bytes, rows_left: int) -> Columns:
                 "Write the file with one row group.",
                 code="too_many_row_groups",
             )
-        wanted = {ours: header[place] for ours, place in places.items()}
-        in_dictionaries = _checked(name, content, file, wanted)
+        found = {ours: header[place] for ours, place in places.items()}
+        in_dictionaries = _checked(name, content, file, found, wanted)
         file = parquet.ParquetFile(
             pa.BufferReader(content), read_dictionary=in_dictionaries, **options
         )
-        parts: dict[str, list[pa.Array]] = {ours: [] for ours in wanted}
+        parts: dict[str, list[pa.Array]] = {ours: [] for ours in found}
         count = 0
         for batch in file.iter_batches(
-            batch_size=_BATCH_ROWS, columns=list(wanted.values()), use_threads=False
+            batch_size=_BATCH_ROWS, columns=list(found.values()), use_threads=False
         ):
             if count + len(batch) > rows_left:
-                raise too_many_rows(name)
-            for ours, column in wanted.items():
-                parts[ours].append(dense(name, ours, batch.column(column), count))
+                raise too_many_rows(name, wanted)
+            for ours, column in found.items():
+                parts[ours].append(dense(name, ours, batch.column(column), count, wanted))
             count += len(batch)
         if not count:
             raise no_rows(name)
         return Columns(
-            {ours: pa.chunked_array(part) for ours, part in parts.items()},
-            len(header) - len(wanted),
+            {ours: pa.chunked_array(part) for ours, part in parts.items()}, len(header) - len(found)
         )
     except (pa.ArrowException, OSError, UnicodeError, OverflowError, MalformedPagesError) as error:
         raise _unreadable(name) from error
@@ -100,16 +94,18 @@ def _unreadable(name: str) -> RefusedDataError:
     )
 
 
-def _nested(name: str, what: str, field: str | None = None) -> RefusedDataError:
+def _nested(name: str, what: str, field: str | None, wanted: Wanted) -> RefusedDataError:
     return RefusedDataError(
         f"{what} of {name} holds more than one value to a row.",
         field or name,
-        "Store one timestamp, number or id to a row.",
+        wanted.one_cell,
         code="column_nested",
     )
 
 
-def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> list[str]:
+def _checked(
+    name: str, content: bytes, file: Any, found: dict[str, str], wanted: Wanted
+) -> list[str]:
     """Bound the expanded size of our columns. Returns the text columns, which are read as
     dictionaries. Raises `RefusedDataError`."""
     import pyarrow as pa
@@ -117,7 +113,7 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
     leaves = {file.schema.column(place).path: place for place in range(len(file.schema))}
     expanded = count = 0
     in_dictionaries = []
-    for ours, column in wanted.items():
+    for ours, column in found.items():
         place = leaves.get(column)
         leaf = None if place is None else file.schema.column(place)
         kind = file.schema_arrow.field(column).type
@@ -127,7 +123,7 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
             or leaf.max_definition_level > 1
             or pa.types.is_nested(kind)
         ):
-            raise _nested(name, f"Column {ours}", ours)
+            raise _nested(name, f"Column {ours}", ours, wanted)
         encodings, dictionaries = set(), False
         for page in _pages(content, file, place):
             expanded += page.size
@@ -137,7 +133,7 @@ def _checked(name: str, content: bytes, file: Any, wanted: dict[str, str]) -> li
                     f"{name} expands to more than {MAX_EXPANDED_BYTES >> 20} MB or {MAX_PAGES:,} "
                     f"pages.",
                     name,
-                    "Upload fewer years, or shorter ids.",
+                    wanted.smaller,
                     code="expands_too_far",
                 )
             encodings.add(page.encoding)

@@ -4,21 +4,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from containers.forecast.consumption.timestamps import TIMESTAMP
 from contracts.refused_data import RefusedDataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONSUMPTION: Final = "consumption"
-CUSTOMER: Final = "customer_id"
-
-MAX_ROWS: Final = 400_000
-"""Most rows of all files together: a little over ten years of quarter-hours."""
-
 MAX_COLUMNS: Final = 1000
 MAX_CELL_BYTES: Final = 256
-"""Longest timestamp, reading or customer_id, in bytes of UTF-8."""
+"""Longest cell of a column that is read, in bytes of UTF-8."""
+
+BLANKS: Final = " \t\u00a0\u202f\ufeff\"'"
+"""What may surround a column's name."""
+
+AROUND: Final = r"[\s\x{a0}\x{2000}-\x{200b}\x{202f}\x{2060}\x{feff}\"]*"
+"""Blanks of all kinds around a cell, and quotes after a blank, in the syntax of Arrow's RE2."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The columns that a family reads, and what it tells a tenant whose files lack or exceed them.
+
+    `max_rows` is the most rows of all files together. `naming`, `fewer_columns`, `fewer_rows`,
+    `smaller` and `one_cell` are the cures, as sentences.
+    """
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    max_rows: int
+    naming: str
+    fewer_columns: str
+    fewer_rows: str
+    smaller: str
+    one_cell: str
 
 
 @dataclass(frozen=True)
@@ -31,22 +48,22 @@ class Columns:
     @property
     def rows(self) -> int:
         """How many rows the file has."""
-        return len(self.found[TIMESTAMP])
+        return len(next(iter(self.found.values())))
 
 
-def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
+def chosen(name: str, header: Sequence[str], wanted: Wanted) -> dict[str, int]:
     """The positions of our columns in the header of the file `name`; blanks and capitals do not
     matter. Raises `RefusedDataError`."""
     if len(header) > MAX_COLUMNS:
         raise RefusedDataError(
             f"{name} has {len(header)} columns; at most {MAX_COLUMNS:,} are read.",
             name,
-            "Upload the columns timestamp and consumption alone.",
+            wanted.fewer_columns,
             code="too_many_columns",
         )
-    said = [column.strip(" \t\u00a0\u202f\ufeff\"'") for column in header]
+    said = [column.strip(BLANKS) for column in header]
     places = {}
-    for ours in (TIMESTAMP, CONSUMPTION, CUSTOMER):
+    for ours in (*wanted.required, *wanted.optional):
         exact = [place for place, column in enumerate(said) if column == ours]
         places_of = exact or [place for place, column in enumerate(said) if column.lower() == ours]
         if len(places_of) > 1:
@@ -58,18 +75,17 @@ def chosen(name: str, header: Sequence[str]) -> dict[str, int]:
             )
         if places_of:
             places[ours] = places_of[0]
-        elif ours != CUSTOMER:
+        elif ours in wanted.required:
             raise RefusedDataError(
                 f"{name} has no column {ours} in its first row.",
                 ours,
-                "Name the columns timestamp and consumption (and customer_id, if you like) in the "
-                "first row.",
+                wanted.naming,
                 code="column_missing",
             )
     return places
 
 
-def dense(name: str, ours: str, column: "pa.Array", first_row: int) -> "pa.Array":
+def dense(name: str, ours: str, column: "pa.Array", first_row: int, wanted: Wanted) -> "pa.Array":
     """A section of a column without dictionaries or runs, with text of any kind as plain strings.
 
     The length of each cell is checked before any is copied, because a dictionary may hold one long
@@ -81,16 +97,16 @@ def dense(name: str, ours: str, column: "pa.Array", first_row: int) -> "pa.Array
 
     kind = column.type
     if pa.types.is_run_end_encoded(kind):
-        _check_cells(name, ours, column.values, None)
+        _check_cells(name, ours, column.values, None, wanted)
         column = compute.run_end_decode(column)
     elif pa.types.is_dictionary(kind):
-        _check_cells(name, ours, column.dictionary, None)
+        _check_cells(name, ours, column.dictionary, None, wanted)
         column = column.dictionary_decode()
     kind = column.type
     if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
         column = column.cast(pa.large_binary())
     if _is_text(column.type):
-        _check_cells(name, ours, column, first_row)
+        _check_cells(name, ours, column, first_row, wanted)
         if not pa.types.is_string(column.type):
             try:
                 return column.cast(pa.string())
@@ -116,7 +132,9 @@ def _is_text(kind: Any) -> bool:
     )
 
 
-def _check_cells(name: str, ours: str, column: "pa.Array", first_row: int | None) -> None:
+def _check_cells(
+    name: str, ours: str, column: "pa.Array", first_row: int | None, wanted: Wanted
+) -> None:
     import pyarrow as pa
     from pyarrow import compute
 
@@ -136,17 +154,17 @@ def _check_cells(name: str, ours: str, column: "pa.Array", first_row: int | None
             f"{where}: a cell of column {ours} has {longest:,} bytes; at most {MAX_CELL_BYTES} are "
             f"read.",
             ours,
-            "Write one timestamp, number or id to a cell.",
+            wanted.one_cell,
             code="cell_too_long",
         )
 
 
-def too_many_rows(name: str) -> RefusedDataError:
+def too_many_rows(name: str, wanted: Wanted) -> RefusedDataError:
     """The error at the first row beyond the limit."""
     return RefusedDataError(
-        f"With {name} there are more than {MAX_ROWS:,} rows.",
+        f"With {name} there are more than {wanted.max_rows:,} rows.",
         name,
-        "Upload fewer years, or hourly sums.",
+        wanted.fewer_rows,
         code="too_many_rows",
     )
 
@@ -156,3 +174,26 @@ def no_rows(name: str) -> RefusedDataError:
     return RefusedDataError(
         f"{name} has a header and no rows.", name, "Upload a file with rows.", code="no_rows"
     )
+
+
+def casts(column: "pa.ChunkedArray", target: Any) -> bool:
+    """Whether every cell can be read as the type `target`."""
+    import pyarrow as pa
+
+    try:
+        column.cast(target)
+    except pa.ArrowException:
+        return False
+    return True
+
+
+def first_failing(column: "pa.ChunkedArray", target: Any) -> int:
+    """The row at which a cast first fails, by halving."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if casts(column.slice(low, middle - low), target):
+            low = middle
+        else:
+            high = middle
+    return low

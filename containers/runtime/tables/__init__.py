@@ -1,0 +1,1 @@
+"""Tables that strangers uploaded: CSV and Parquet, read within bounds."""
