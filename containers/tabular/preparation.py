@@ -14,12 +14,16 @@ Missing cells stay missing, because trees learn from them too. A row whose targe
 customer who may yet leave: it is kept for scores, and not learned from. It refuses any other fault
 with a reason, the column, and a cure.
 
+`scored.json` has the customers whose target is not known, with their newest month: a request's
+`rows`. There is none where nobody, or more than a request takes, would be scored.
+
 `rows.parquet` has the columns id, period (the month's first day), `split`, each feature, and the
 target. `split` is a hash of the id, which training holds customers out by. Rows are in order of
 period and id, and the same rows give the same bytes.
 """
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +43,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_FILE: Final = "rows.parquet"
+SCORED_FILE: Final = "scored.json"
+MOST_SCORED: Final = 10_000
+"""Customers in `scored.json`: as many as the rows of a request."""
 SPLIT: Final = "split"
 PRELOADED: Final = ("pyarrow.csv", "pyarrow.parquet", "pyarrow.compute")
 
@@ -96,6 +103,9 @@ def prepare(
     table = _without_repeated(pa.concat_tables(parts), repairs)
     out = destination / ROWS_FILE
     parquet.write_table(table, out, row_group_size=ROW_GROUP_ROWS, compression="zstd")
+    scored = _to_score(table)
+    if 0 < len(scored) <= MOST_SCORED:
+        (destination / SCORED_FILE).write_text(json.dumps(scored, separators=(",", ":")))
     known = table[TABLE.target].drop_null().to_numpy()
     periods = table[TABLE.period]
     return {
@@ -106,10 +116,22 @@ def prepare(
             "first": str(periods[0]),
             "last": str(periods[-1]),
             "target_unknown": len(table) - len(known),
+            "to_score": len(scored),
             "target_share": round(float(known.mean()), 4) if len(known) else None,
         },
         "fingerprint": _fingerprint(table),
     }
+
+
+def _to_score(table: "pa.Table") -> list[dict[str, Any]]:
+    """The newest row of each customer whose target there is unknown, as a request has it, by id."""
+    names = [column.name for column in TABLE.features]
+    newest = {row[TABLE.id]: row for row in table.to_pylist()} if len(table) else {}
+    return [
+        {"id": id_, **{name: row[name] for name in names}}
+        for id_, row in sorted(newest.items())
+        if row[TABLE.target] is None
+    ]
 
 
 def rows_schema() -> "pa.Schema":
