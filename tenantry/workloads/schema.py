@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tenantry.errors import TenantryError
 from tenantry.names.tiers import Shared
+from tenantry.workloads.batching import batching_fault
 from tenantry.workloads.documents import Document, UnreadableDocumentError, read_document
 from tenantry.workloads.faults import field_of, said
 from tenantry.workloads.fields import Container, ImageTag, Module, Owner, Words, WorkloadName
@@ -116,6 +117,8 @@ class Workload(Section):
             ),
             True,
         )
+        if self.serving.batching is None:
+            left_out["batching"] = True
         left_out["asynchronous"] = {"usd_per_hour", "capacity", "silo_capacity"}
         said = (
             f"{self.serving_container}:{self.image_tag} "
@@ -147,7 +150,7 @@ class Workload(Section):
 
     @model_validator(mode="after")
     def _can_be_hosted(self) -> Workload:
-        if (fault := hosting_fault(self)) is not None:
+        if (fault := hosting_fault(self) or batching_fault(self)) is not None:
             raise ValueError(fault)
         return self
 
