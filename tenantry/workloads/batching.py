@@ -39,16 +39,22 @@ class Batching(Section):
         return dict(zip(VARIABLES, values, strict=True))
 
 
-def batching_fault(workload: Workload) -> str | None:
-    """Why a workload's container cannot answer in batches as its file says; None where it can.
+def takes_no_batches(container: str) -> str | None:
+    """Why a container's family takes no batches, and what would; None where it may.
 
     The container's code is looked at, but not imported.
     """
-    container = workload.serving_container
-    if workload.serving.batching is None or defines(container, _FUNCTION):
+    if defines(container, _FUNCTION):
         return None
     return (
-        f"serving.batching: no module of containers/{container} defines {_FUNCTION}, so its "
-        f"server would not start; remove batching, or write that function "
-        f"(docs/adding-a-workload.md). A family that batches by itself has variables of its own"
+        f"no module of containers/{container} defines {_FUNCTION}; docs/adding-a-workload.md tells "
+        f"how to write it. A family that batches by itself has variables of its own"
     )
+
+
+def batching_fault(workload: Workload) -> str | None:
+    """Why a workload's container cannot answer in batches as its file says; None where it can."""
+    if workload.serving.batching is None:
+        return None
+    fault = takes_no_batches(workload.serving_container)
+    return None if fault is None else f"serving.batching: {fault}; remove batching"

@@ -94,7 +94,7 @@ def test_the_wait_may_be_left_out(tmp_path: Path) -> None:
         ),
         (
             {"container": "forecast"},
-            r"no module of containers/forecast defines predict_batch, .*remove batching, or write",
+            r"no module of containers/forecast defines predict_batch; .*; remove batching",
         ),
         ({"container": "diffusion"}, r"batches by itself has variables of its own"),
     ],
