@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from tenantry.errors import TenantryError
 from tenantry.workloads.code import container_file
@@ -110,23 +111,55 @@ def serving_container(container: str, environment: Mapping[str, str]) -> Iterato
     if program is None:
         raise ContainerFailedError(f"containers/{container} has no program serve")
     port = _free_port()
+    process: subprocess.Popen[bytes] | None = None
     with tempfile.TemporaryDirectory(prefix="tenantry-tuning-") as base:
         log = Path(base) / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [str(program)],
-                env=_surroundings(environment, base, port),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
         try:
+            with log.open("wb") as output, _interrupts_wait():
+                process = _started(program, _surroundings(environment, base, port), output)
             running = ServingContainer(port)
             _wait_for(process, running, log)
             yield running
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
+
+
+def _started(
+    program: Path, environment: Mapping[str, str], output: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [str(program)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ContainerFailedError(f"{program} cannot be started: {error.strerror}") from error
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let an interrupt take effect at the end of the block. A process that is being started could
+    else be lost, and live on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived = list[int]()
+    before = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if arrived:
+        raise KeyboardInterrupt
 
 
 def _surroundings(environment: Mapping[str, str], base: str, port: int) -> dict[str, str]:

@@ -164,6 +164,11 @@ def test_a_container_that_cannot_be_measured_says_why(
     edit(files, "  instances: 1\n  smoke", "  instances: 1\n  environment: {FAULT: x}\n  smoke")
     started = call("tune-batching", "energy", status=1).stderr
     assert "the container ended as it started: serving_failed: FAULT is set" in started
+    serve = files.parent / "containers" / "together" / "serve"
+    serve.chmod(0o644)
+    forbidden = call("tune-batching", "energy", status=1).stderr
+    assert "together/serve cannot be started: Permission denied" in forbidden
+    serve.chmod(0o755)
     edit(files, "{FAULT: x}", "{BY_ITSELF: x}")
     itself = call("tune-batching", "energy", status=1).stderr
     assert "batches the requests in flight by itself, so there is nothing to tune" in itself
@@ -195,8 +200,14 @@ def containers_of(pid: int) -> list[psutil.Process]:
     return [one for one in children if any("together/serve" in word for word in one.cmdline())]
 
 
+def connected(container: psutil.Process) -> int:
+    """How many clients it has."""
+    return [one.status for one in container.net_connections()].count(psutil.CONN_ESTABLISHED)
+
+
+@pytest.mark.parametrize("connections", [0, 32], ids=["as it starts", "under load"])
 def test_an_interrupt_leaves_no_container_and_no_files(
-    files: Path, tenant: ids.TenantId, local_cloud: LocalCloud
+    connections: int, files: Path, tenant: ids.TenantId, local_cloud: LocalCloud
 ) -> None:
     script = str(Path(sys.executable).parent / "tenantry")
     process = subprocess.Popen(
@@ -208,7 +219,7 @@ def test_an_interrupt_leaves_no_container_and_no_files(
     )
     try:
         deadline = time.monotonic() + 60
-        while not (found := containers_of(process.pid)):
+        while not (found := containers_of(process.pid)) or connected(found[0]) < connections:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
