@@ -26,3 +26,11 @@ MAX_FILES: Final = 64
 FILE_BYTES: Final = 16 * 1024 * 1024
 FILES_BYTES: Final = 128 * 1024 * 1024
 """All files beside an archive together."""
+
+# ---- the batches of a serving container ----------------------------------------------------------
+
+BATCH_REQUESTS: Final = 1024
+"""Requests that one call of a model answers at most."""
+BATCH_WAIT_MS: Final = 1000
+"""The longest wait for a batch to fill, in milliseconds. A real-time answer has 60 seconds in
+all."""

@@ -12,6 +12,12 @@ VERSION: Final = "TENANTRY_VERSION"
 ANSWER_DIGESTS: Final = "TENANTRY_ANSWER_DIGESTS"
 """``true``: the log has a line for each answer, ``answer_digest`` with ``request=`` and
 ``answer=``, the hexadecimal SHA-256 of both. A shadow's answers are compared by them."""
+MAX_BATCH: Final = "TENANTRY_MAX_BATCH"
+"""The most requests that one call of the model answers (``limits.BATCH_REQUESTS``); 1, the default,
+for each by itself."""
+MAX_WAIT_MS: Final = "TENANTRY_MAX_WAIT_MS"
+"""How long a request waits for others while the model is idle (``limits.BATCH_WAIT_MS``), in
+milliseconds; 0, the default, for not at all."""
 VERSION_HEADER: Final = "X-Amzn-SageMaker-Custom-Attributes"
 """SageMaker hands it on to the caller: API_runtime_InvokeEndpoint, CustomAttributes."""
 VERSION_ATTRIBUTE: Final = "tenantry-version"

@@ -253,7 +253,7 @@ def _model_request(
         "Image": deployment.image(workload.serving_container, workload.image_tag),
         "Mode": "SingleModel",
         "ModelDataSource": {"S3DataSource": source},
-        "Environment": {**log_environment(), **workload.serving.environment},
+        "Environment": {**log_environment(), **workload.serving.variables},
     }
     # The containers that stand around the model where the tenants' endpoint answers at once.
     hosting = getattr(workload.hosting, machines.tier)

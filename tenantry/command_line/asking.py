@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _EARLIER: Final = 7  # predictions that are listed besides the one that is shown
 
 
-class _JsonObject(click.ParamType[dict[str, Any]]):
+class JsonObject(click.ParamType[dict[str, Any]]):
     """A JSON object, or ``-`` for one on standard input."""
 
     name = "request"
@@ -55,7 +55,7 @@ _OUTPUT: Final = click.Path(dir_okay=False, path_type=Path)
 
 @click.command()
 @click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
-@click.argument("request", type=_JsonObject())
+@click.argument("request", type=JsonObject())
 @click.option("--workload", type=WORKLOAD, help="Whose model, where the tenant has several.")
 @click.option(
     "--output", type=_OUTPUT, help="Write pictures to this file, or an answer without any."

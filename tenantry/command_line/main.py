@@ -30,6 +30,7 @@ from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.pointing import env
 from tenantry.command_line.trying import trial
+from tenantry.command_line.tuning import tune_batching
 from tenantry.command_line.uploading import import_model, upload
 from tenantry.tracing.export import TracingUnavailableError, export_spans
 
@@ -52,7 +53,7 @@ _LISTED: Final = {
         redrive,
         wind_down,
     ),
-    "Set up": (env, new_workload),
+    "Set up": (env, new_workload, tune_batching),
 }
 """The commands as the help lists them."""
 

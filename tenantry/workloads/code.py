@@ -3,6 +3,7 @@ from, but never imported: its imports may read strangers' files."""
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -26,6 +27,20 @@ def container_file(container: str, name: str) -> Path | None:
     """A file in a container's folder; None where there is none."""
     found = [folder / container / name for folder in _folders(_ROOT) or []]
     return next((path for path in found if path.is_file()), None)
+
+
+def defines(container: str, function: str) -> bool:
+    """Whether a module in a container's folder defines a function or a method of that name; True
+    where there is no such folder to look in."""
+    folders = [folder / container for folder in _folders(_ROOT) or []]
+    folders = [folder for folder in folders if folder.is_dir()]
+    definition = re.compile(rf"^\s*def {function}\b", re.MULTILINE)
+    files = [file for folder in folders for file in (*folder.rglob("*.py"), folder / "serve")]
+    return not folders or any(
+        definition.search(file.read_text(encoding="utf-8", errors="replace"))
+        for file in files
+        if file.is_file()
+    )
 
 
 def module_file(name: str) -> Path | None:

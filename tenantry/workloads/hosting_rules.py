@@ -75,6 +75,10 @@ def _has_a_machine_image(workload: Workload, _: Tier, __: HostingShape) -> bool:
     return workload.serving.ami_version is not None
 
 
+def _gathers_batches(workload: Workload, _: Tier, __: HostingShape) -> bool:
+    return workload.serving.batching is not None
+
+
 def _does_not_fit(workload: Workload, _: Tier, __: HostingShape) -> bool | str:
     needed, serving = workload.serving.gpu_gigabytes, workload.serving
     has = gpu_gigabytes(serving.instance_type)
@@ -144,6 +148,13 @@ RULES: Final = (
         "docs.aws.amazon.com/sagemaker/latest/APIReference/API_ProductionVariant.html",
         "remove serving.ami_version",
         _has_a_machine_image,
+    ),
+    Rule(
+        frozenset({"serverless"}),
+        "A serverless endpoint gives each request an environment of its own, so none has company.",
+        "docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html",
+        "remove serving.batching, or choose single_model",
+        _gathers_batches,
     ),
     Rule(
         frozenset({"multi_container"}),

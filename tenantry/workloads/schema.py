@@ -19,6 +19,7 @@ from tenantry.errors import TenantryError
 from tenantry.names import ids
 from tenantry.names.tiers import Shared
 from tenantry.workloads.batches import Batch, Inference
+from tenantry.workloads.batching import batching_fault
 from tenantry.workloads.documents import Document, UnreadableDocumentError, read_document
 from tenantry.workloads.faults import field_of, said
 from tenantry.workloads.fields import Container, ImageTag, Module, Owner, Words, WorkloadName
@@ -125,6 +126,8 @@ class Workload(Section):
             ),
             True,
         )
+        if self.serving.batching is None:
+            left_out["batching"] = True
         left_out["asynchronous"] = {"usd_per_hour", "capacity", "silo_capacity"}
         said = (
             f"{self.serving_container}:{self.image_tag} "
@@ -206,7 +209,7 @@ class Workload(Section):
 
     @model_validator(mode="after")
     def _can_be_hosted(self) -> Workload:
-        if (fault := hosting_fault(self)) is not None:
+        if (fault := hosting_fault(self) or batching_fault(self)) is not None:
             raise ValueError(fault)
         return self
 

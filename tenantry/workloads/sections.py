@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tenantry.workloads.batching import VARIABLES, Batching
 from tenantry.workloads.capacity import EndpointCapacity, Prewarming
 from tenantry.workloads.fields import (
     AmiVersion,
@@ -424,6 +425,9 @@ class Serving(Section):
         description="GPU memory that the models' common base and a model need; unchecked if none",
     )
     environment: Mapping[str, str] = Field(default_factory=dict)
+    batching: Batching | None = Field(
+        default=None, description="requests that share a call of the model; none if left out"
+    )
     smoke_request: JsonObject = Field(description="a new model has to answer it")
     capacity: EndpointCapacity | None = Field(
         default=None, description="of the shared endpoint; fixed at instances if none"
@@ -453,7 +457,14 @@ class Serving(Section):
     def _variables_are_taken(cls, environment: Mapping[str, str]) -> Mapping[str, str]:
         if (fault := environment_fault(environment)) is not None:
             raise ValueError(fault)
+        if twice := [name for name in VARIABLES if name in environment]:
+            raise ValueError(f"{twice[0]} is what serving.batching sets; say it there")
         return environment
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """All variables that the file gives the container of endpoints and batch predictions."""
+        return {**self.environment, **(self.batching.variables if self.batching else {})}
 
     @model_validator(mode="after")
     def _capacity_can_be(self) -> Serving:

@@ -4,7 +4,7 @@ their answers."""
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, TypeVar
+from typing import IO, Generic, NamedTuple, Protocol, TypeVar
 
 from containers.runtime.errors import ContainerError
 
@@ -22,6 +22,15 @@ class Answer:
     body: bytes
     content_type: str = "application/json"
     file: IO[bytes] | None = None
+
+
+class Question(NamedTuple, Generic[ModelT]):
+    """One request of a batch: the arguments of `predict`."""
+
+    model: ModelT
+    body: bytes
+    content_type: str
+    accept: str
 
 
 class InvalidModelError(ContainerError):
@@ -67,11 +76,26 @@ class Predictor(Protocol[ModelT]):
       endpoint's requests, in the place of `predict`. `request` is the record's request as JSON.
       `data` is a file at the beginning of all that comes after the record's line, at most 1 GiB. It
       is called in a thread, and the server closes the file afterwards.
+    - `predict_batch(questions: list[Question]) -> list[Answer | Exception]`: several requests in
+      one call, of one model or of several. It returns an answer, or the exception that `predict`
+      would raise, for each question, in their order. Where `variables.MAX_BATCH` asks for batches,
+      the server gathers requests (`batching`) and calls it in the place of `predict`: in a thread,
+      for an `inline` family too, and once at a time. If it raises, each question is asked again
+      alone.
     - `status() -> dict`: the family's own figures, shown with the server's.
 
     `predict` may also be a coroutine function. The family then batches the requests in flight
     itself, and answers each when it is ready. The server cancels it when its client disconnects. A
     coroutine, like `predict` in a thread, may also raise the errors of `serving_errors`.
+
+    Which of the three:
+
+    - `predict` alone, where one request uses the processor as well as many do.
+    - `predict_batch`, where one pass over many requests costs less than as many passes, as with
+      matrices. All requests of a call are answered when the last is.
+    - A coroutine, where requests of one batch end at different times, so that others can take their
+      places: pictures of few and of many steps. `variables.MAX_BATCH` is refused for it, because
+      requests would wait twice.
     """
 
     family: str

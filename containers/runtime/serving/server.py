@@ -33,6 +33,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from urllib.parse import parse_qs, unquote
 
 from containers.runtime.archives.archive import ArchiveLimits
+from containers.runtime.serving.batching import Batcher, batcher_of, family_batching
 from containers.runtime.serving.bodies import (
     ASYNCHRONOUS_BYTES,
     ClientGoneError,
@@ -44,7 +45,13 @@ from containers.runtime.serving.bodies import (
     spool_body,
 )
 from containers.runtime.serving.model_store import Loaded, ModelStore
-from containers.runtime.serving.predictor import Answer, InvalidRequestError, ModelT, Predictor
+from containers.runtime.serving.predictor import (
+    Answer,
+    InvalidRequestError,
+    ModelT,
+    Predictor,
+    Question,
+)
 from containers.runtime.serving.records import (
     is_model_folder,
     model_of_first_line,
@@ -59,7 +66,7 @@ from containers.runtime.serving.serving_errors import (
     NotFoundError,
     ServingError,
 )
-from containers.runtime.serving.settings import Settings
+from containers.runtime.serving.settings import LARGEST_BATCH_MB, Settings
 from contracts import variables
 from contracts.logs import UnknownLogFormatError, add_log_fields, write_logs
 
@@ -102,6 +109,7 @@ class ServingApp(Generic[ModelT]):
         if settings.version:
             value = f"{variables.VERSION_ATTRIBUTE}={settings.version}"
             self._said = [(variables.VERSION_HEADER.lower().encode(), value.encode())]
+        self._batcher: Batcher[Question[ModelT], Answer] | None = None
         self._streamed: Any = getattr(predictor, "predict_stream", None)
         self._started = time.monotonic()
         self._answers: dict[int, int] = {}
@@ -112,10 +120,14 @@ class ServingApp(Generic[ModelT]):
         Raises `ServingError` when the model cannot be loaded, `ValueError` when the family's
         settings are wrong.
         """
+        settings = self._settings
+        self._batcher = batcher_of(
+            self._predictor, self._threads, settings.max_batch, settings.max_wait_ms
+        )
         if (start := getattr(self._predictor, "start", None)) is not None:
             start()
-        if not self._settings.multi_model and not self._many and not self._remote:
-            await self.store.load(SINGLE, str(self._settings.model_folder))
+        if not settings.multi_model and not self._many and not self._remote:
+            await self.store.load(SINGLE, str(settings.model_folder))
 
     def close(self) -> None:
         """Close the family and the threads, without waiting for a busy thread."""
@@ -216,9 +228,11 @@ class ServingApp(Generic[ModelT]):
             self.store.release(entry)
 
     async def _predict(self, model: ModelT, body: bytes, content_type: str, accept: str) -> Answer:
-        if not self._inline:
+        if self._batcher is not None:
+            result: Any = await self._batcher.ask(Question(model, body, content_type, accept))
+        elif not self._inline:
             loop = asyncio.get_running_loop()
-            result: Any = await loop.run_in_executor(
+            result = await loop.run_in_executor(
                 self._threads, self._predictor.predict, model, body, content_type, accept
             )
         else:
@@ -227,10 +241,15 @@ class ServingApp(Generic[ModelT]):
                 result = await result
         return cast(Answer, result)
 
+    @property
+    def _can_be_called_off(self) -> bool:
+        """Whether requests wait where they can leave: with an asynchronous family, or in a batch.
+        A thread finishes its work."""
+        return self._asynchronous or self._batcher is not None
+
     async def _while_connected(self, receive: Receive, work: Awaitable[_Result]) -> _Result:
-        """Wait for `work`. If the family is asynchronous, cancel the work when the client
-        disconnects first."""
-        if not self._asynchronous:
+        """Wait for `work`. If it can be called off, cancel it when the client disconnects first."""
+        if not self._can_be_called_off:
             return await work
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -307,7 +326,8 @@ class ServingApp(Generic[ModelT]):
         lines: list[bytes] = []
         # An inline family answers records one by one. Other families get several at once for their
         # threads or batches.
-        step = 1 if self._inline and not self._asynchronous else TOGETHER
+        alone = self._inline and not self._can_be_called_off
+        step = 1 if alone else max(TOGETHER, self._settings.max_batch)
         for start in range(0, len(records), step):
             group = [
                 asyncio.ensure_future(self._record(number, record, content_type))
@@ -316,9 +336,8 @@ class ServingApp(Generic[ModelT]):
             try:
                 lines += await self._while_connected(receive, asyncio.gather(*group))
             finally:
-                # One failed record fails them all, so cancel an asynchronous family's work on the
-                # others.
-                for unwanted in group if self._asynchronous else ():
+                # One failed record fails them all, so cancel the work on the others.
+                for unwanted in group if self._can_be_called_off else ():
                     unwanted.cancel()
         return Answer(b"".join(lines), "application/jsonlines" if len(lines) != 1 else _JSON)
 
@@ -395,10 +414,13 @@ class ServingApp(Generic[ModelT]):
             raise type(error)(f"record {number}: {error.message}", error.field) from error
 
     def _execution_parameters(self) -> Answer:
-        concurrency = (
-            2 if self._inline and not self._asynchronous else max(2, self._settings.threads)
-        )
-        megabytes = self._settings.body_bytes // (1024 * 1024)
+        settings = self._settings
+        concurrency = 2 if self._inline and not self._asynchronous else max(2, settings.threads)
+        if self._batcher is not None:
+            concurrency = 2 * settings.max_batch  # one batch gathers while another is answered
+        megabytes = settings.body_bytes // (1024 * 1024)
+        # API_CreateTransformJob, MaxConcurrentTransforms: their product is at most 100 MB.
+        concurrency = max(1, min(concurrency, LARGEST_BATCH_MB // megabytes))
         return _json(
             {
                 "MaxConcurrentTransforms": concurrency,
@@ -409,11 +431,13 @@ class ServingApp(Generic[ModelT]):
 
     def _status(self) -> Answer:
         own = getattr(self._predictor, "status", None)
+        batches = {"max_batch": 1} if self._batcher is None else self._batcher.status()
         return _json(
             {
                 "family": self._predictor.family,
                 "uptime_seconds": round(time.monotonic() - self._started, 3),
                 "answers": {str(status): count for status, count in sorted(self._answers.items())},
+                "batching": {"family": family_batching(self._predictor), **batches},
                 **self.store.status(),
                 **({} if own is None else {self._predictor.family: own()}),
             }

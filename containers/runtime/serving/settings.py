@@ -8,7 +8,7 @@ from typing import Final
 from containers.runtime.serving.bodies import REAL_TIME_BYTES
 from containers.runtime.serving.memory import default_budget
 from containers.runtime.serving.remote_models import parse_models_uri
-from contracts import patterns, variables
+from contracts import limits, patterns, variables
 
 # CreateTransformJob accepts at most 100 MB as MaxPayloadInMB.
 LARGEST_BATCH_MB: Final = 100
@@ -30,6 +30,8 @@ class Settings:
     threads: int
     version: str = ""
     answer_digests: bool = False
+    max_batch: int = 1
+    max_wait_ms: int = 0
 
     @classmethod
     def of_environment(cls) -> "Settings":
@@ -55,6 +57,13 @@ class Settings:
             )
         if models_uri:
             parse_models_uri(models_uri)
+        max_batch = _whole(variables.MAX_BATCH, 1, 1, limits.BATCH_REQUESTS)
+        max_wait_ms = _whole(variables.MAX_WAIT_MS, 0, 0, limits.BATCH_WAIT_MS)
+        if max_wait_ms and max_batch == 1:
+            raise ValueError(
+                f"{variables.MAX_WAIT_MS} is {max_wait_ms}, and there are no batches to wait for; "
+                f"set {variables.MAX_BATCH} to 2 or more"
+            )
         local = "SAGEMAKER_BASE_DIR" in env
         return cls(
             multi_model=multi_model,
@@ -73,6 +82,8 @@ class Settings:
             threads=_whole("TENANTRY_PREDICT_THREADS", os.cpu_count() or 1, 1, 1024),
             version=_version(),
             answer_digests=env.get(variables.ANSWER_DIGESTS, "").lower() == "true",
+            max_batch=max_batch,
+            max_wait_ms=max_wait_ms,
         )
 
 

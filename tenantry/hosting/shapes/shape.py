@@ -109,7 +109,7 @@ class Wanted:
     def environment(self) -> dict[str, str]:
         """The variables of that container that all shapes set."""
         digests = {} if self.shadow is None else {variables.ANSWER_DIGESTS: "true"}
-        return {**log_environment(), **self.workload.serving.environment, **digests}
+        return {**log_environment(), **self.workload.serving.variables, **digests}
 
     @property
     def shadow(self) -> Shadow | None:

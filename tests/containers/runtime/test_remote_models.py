@@ -215,3 +215,25 @@ def test_a_server_without_remote_models_does_without_boto3() -> None:
         "'botocore' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_model_whose_request_waits_for_a_batch_makes_no_room_for_another(
+    archives: Archives, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    surroundings = {"TENANTRY_MODEL_MEMORY_BYTES": "1000", "TENANTRY_MAX_BATCH": "4"}
+    with (
+        serving(tmp_path, "serve-together", TENANTRY_MODELS_URI=URI, **surroundings) as server,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        first = threads.submit(ask, server, "tenant-1/v1.tar.gz", {"wait_for": str(go)})
+        server.until(lambda status: status["batching"]["calls"] == {"1": 1})
+        second = threads.submit(ask, server, "tenant-2/v1.tar.gz", {"add": 1})
+        server.until(lambda status: status["batching"]["waiting"] == 1)
+        status, document = ask(server, "tenant-3/v1.tar.gz", {})
+        assert (status, document["error"]["code"]) == (507, "InsufficientMemory")
+        go.touch()
+        assert first.result() == (200, {"mean": 1.0, "batch": 1})
+        assert second.result() == (200, {"mean": 3.0, "batch": 1})
+        assert ask(server, "tenant-3/v1.tar.gz", {}) == (200, {"mean": 3.0, "batch": 1})
+        assert server.status()["evictions"] == 1

@@ -22,6 +22,7 @@ from containers.runtime.serving.predictor import (
     InvalidModelError,
     InvalidRequestError,
     Predictor,
+    Question,
 )
 from containers.runtime.serving.serving_errors import TooManyRequestsError
 from containers.runtime.training import packed_training
@@ -180,6 +181,28 @@ class StreamingPredictor(TinyPredictor):
         return Answer(b"", content_type, file)
 
 
+class TogetherPredictor(TinyPredictor):
+    """Answers several requests in one call, each with the number of requests in it.
+
+    A request may misbehave: `raise` fails the whole call, `nothing` has no answer.
+    """
+
+    def unload(self, model: TinyModel) -> None:
+        model.mean = float("nan")
+
+    def predict_batch(self, questions: list[Question[TinyModel]]) -> list[Answer | Exception]:
+        return [self._answer(question, len(questions)) for question in questions]
+
+    def _answer(self, question: Question[TinyModel], together: int) -> Answer | Exception:
+        try:
+            answer = json.loads(self.predict(*question).body)
+        except InvalidRequestError as error:
+            return error
+        if json.loads(question.body).get("misbehave") == "nothing":
+            return None  # type: ignore[return-value]  # the mistake is intended
+        return Answer(json.dumps({**answer, "batch": together}).encode())
+
+
 class BatchingPredictor:
     """The same predictor for a family that batches the requests in flight itself, and answers each
     round together.
@@ -242,6 +265,7 @@ if __name__ == "__main__":
         "serve": TinyPredictor(),
         "serve-threaded": ThreadedPredictor(),
         "serve-batching": BatchingPredictor(),
+        "serve-together": TogetherPredictor(),
         "serve-streaming": StreamingPredictor(),
     }
     if sys.argv[1] == "train":

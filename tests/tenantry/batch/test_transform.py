@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import boto3
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.names.tiers import Tier, machines_of
 from tenantry.requests.rows import now
 from tenantry.serving.client import TenantClient
+from tenantry.workloads.batching import Batching
 from tenantry.workloads.schema import Workload
 from tests.conftest import TRAINED_UNTIL, TrainedForecast
 from tests.pipes_sagemaker.broken_calls import break_calls
@@ -157,6 +159,24 @@ def test_a_batch_runs_the_container_of_serving_on_the_machine_image_it_names(
         TransformJobName=sagemaker_names.transform_job_name("tenantry", NAME, DAY, name)
     )
     assert job["TransformResources"]["TransformAmiVersion"] == "al2-ami-sagemaker-batch-gpu-535"
+
+
+def test_a_batch_of_a_container_that_takes_no_batches_fails_with_the_containers_reason(
+    cloud: Serving, trained_forecasts: list[TrainedForecast]
+) -> None:
+    deployment, energy = cloud
+    batching = Batching(max_batch=4, max_wait_ms=2)  # which the file would be refused with
+    serving = energy.serving.model_copy(update={"batching": batching})
+    workload = energy.model_copy(update={"serving": serving})
+    champion, name = crowned(cloud, trained_forecasts[0].archive), batch_name()
+    with pytest.raises(TransformJobFailedError):
+        predict_batch(deployment, workload, night(workload), name, [champion], poll=0.1)
+    job = sagemaker_names.transform_job_name("tenantry", NAME, DAY, name)
+    lines = boto3.client("logs").filter_log_events(
+        logGroupName="/aws/sagemaker/TransformJobs", logStreamNamePrefix=job
+    )["events"]
+    said = "TENANTRY_MAX_BATCH is 4, and the family 'forecast' takes no batches"
+    assert any(said in line["message"] for line in lines)
 
 
 def test_a_batch_whose_job_was_never_started_is_started(

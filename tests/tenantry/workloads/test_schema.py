@@ -407,7 +407,7 @@ def test_versions_change_with_every_field_that_reaches_sagemaker_and_with_no_pri
 
     reached, kept = set(), set()
     for path, value in leaves(workload):
-        sections = {("serving", "asynchronous"), ("hosting", "shadow")}
+        sections = {("serving", "asynchronous"), ("serving", "batching"), ("hosting", "shadow")}
         if path == ("name",) or path in sections or path[-1] == "shape":
             continue
         other = with_leaf(workload, path, another(value))

@@ -1,0 +1,1 @@
+"""Finds settings of serving containers by measuring them."""
