@@ -30,7 +30,7 @@ from tenantry.serving.client import NoModelYetError, TenantClient
 from tenantry.workloads.schema import Workload
 
 _MAX_LINES: Final = 10
-SETTLED: Final = {"registered", "refused", "dead_lettered"}
+SETTLED: Final = {"registered", "appended", "refused", "dead_lettered"}
 _IN_WORDS: Final[Mapping[str, str]] = {
     "pending": "waiting",
     "claimed": "being prepared",
@@ -169,7 +169,7 @@ class Product:
         waiting = Waiting(self.dagster, self.timeout)
         own = {tenant.tenant for tenant in self.tenants if tenant.good is not False}
         while True:
-            self.served = {champion.tenant for champion in registry.champions(self.name)} & own
+            self.served = self._served(queue, registry) & own
             open_requests = queue.open(self.name)
             counts = Counter(request.status for request in open_requests)
             of_own = Counter(request.status for request in open_requests if request.tenant in own)
@@ -192,6 +192,24 @@ class Product:
                 self._how_they_stand,
             )
             time.sleep(1.0)
+
+    def _served(self, queue: RequestQueue, registry: ModelRegistry) -> set[ids.ModelId]:
+        """The tenants that a model answers for."""
+        champions = {champion.tenant for champion in registry.champions(self.name)}
+        if self.workload.shared_model is None:
+            return champions
+        if ids.SHARED not in champions:
+            return set()
+        rows = {one.tenant: queue.of_tenant(self.name, one.tenant) for one in self.tenants}
+        return {tenant for tenant, its in rows.items() if its and its[-1].status == "appended"}
+
+    def _model(self, tenant: ids.ModelId) -> ModelVersion | None:
+        """The version that answers for a tenant."""
+        registry, served_by = ModelRegistry(self.deployment), self.workload.served_by(tenant)
+        champion = registry.champion(served_by, self.name)
+        return (
+            None if champion is None else registry.version(served_by, self.name, champion.version)
+        )
 
     def _settled(self, queue: RequestQueue) -> bool:
         """Whether uploads without an expected model are settled, too, and nothing is left open."""
@@ -231,13 +249,19 @@ class Product:
             ]
         )
 
+    @property
+    def _first_request(self) -> Mapping[str, Any]:
+        """The batch's, or where that is nothing but the tenant's own data, one that any model
+        answers."""
+        return self.workload.batches[0].request or self.workload.serving.smoke_request
+
     def ask_endpoints(self, steps: Steps) -> None:
         """Ask every good tenant's model a first time. Raises ``DemoFailedError``."""
         with steps.step(f"{self.name}: a first answer of each model", len(self.good)) as step:
             for tenant in self.good:
                 with self.client(tenant) as client:
                     try:
-                        answer = client.predict(self.workload.batches[0].request)
+                        answer = client.predict(self._first_request)
                     except (NoModelYetError, InvocationRefusedError) as error:
                         self._lacks(tenant, f"no answer from the endpoint: {error}", error)
                     else:
@@ -343,21 +367,17 @@ class Product:
 
     def first_answer_in_words(self) -> str:
         """A tenant, and its model's first answer."""
-        registry = ModelRegistry(self.deployment)
         for tenant, answer in self.first_answers.items():
-            champion = registry.champion(tenant, self.name)
-            model = champion and registry.version(tenant, self.name, champion.version)
-            if model:
+            if (model := self._model(tenant)) is not None:
                 cells = self.shown.cells(model, answer)
                 return f"{tenant}, {self.shown.columns[-1]}: {escape(cells[-1])}"
         return "none"
 
     def table(self, day: date) -> Table:
         """The tenants with their models. Raises ``DemoFailedError``."""
-        registry = ModelRegistry(self.deployment)
-        table = Table(
-            title=f"{self.workload.title}: {len(self.good)} tenants, each with a model of its own"
-        )
+        shared = self.workload.shared_model is not None
+        whose = "with one model for all" if shared else "each with a model of its own"
+        table = Table(title=f"{self.workload.title}: {len(self.good)} tenants, {whose}")
         renamed = any(tenant.customer for tenant in self.tenants)
         for column in (
             *(("customer",) if renamed else ()),
@@ -370,18 +390,15 @@ class Product:
             table.add_column(column, overflow="fold", no_wrap=ids_stay_whole)
         shown = self.good if len(self.good) <= 40 else [*self.good[:30], *self.good[-5:]]
         for tenant in shown:
-            champion = registry.champion(tenant.tenant, self.name)
-            model = (
-                registry.version(tenant.tenant, self.name, champion.version) if champion else None
-            )
-            if champion is None or model is None:
+            model = self._model(tenant.tenant)
+            if model is None:
                 raise DemoFailedError(f"{tenant.tenant} lost its {self.name} model")
             answer = self.first_answers.get(tenant.tenant)
             table.add_row(
                 *((escape(tenant.customer or tenant.tenant),) if renamed else ()),
                 tenant.tenant,
-                champion.tier,
-                champion.version,
+                model.tier,
+                model.version,
                 *(self.shown.cells(model, answer) if answer else ["" for _ in self.shown.columns]),
             )
         left_out = len(self.good) - len(shown)

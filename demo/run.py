@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.markup import escape
 
+from demo.churn import churn_tenants, shown_of_churn
 from demo.energy import shown_of, synthetic_tenants, tenants_of_file
 from demo.only_one import AlreadyRunsError, only_one
 from demo.own_process import ProcessKilledError, call_in_own_process
@@ -184,9 +185,10 @@ def _run(wanted: _Wanted, console: Console) -> int:
             )
         steps.say(f"The Dagster UI is open: [bold]{dagster.url}[/bold]")
         common = (deployment, dagster)
-        energy, portraits = workloads["energy"], workloads["portraits"]
+        energy, portraits, churn = (workloads[name] for name in ("energy", "portraits", "churn"))
         products = [
             Product(*common, energy, customers, shown_of(energy), wanted.timeout),
+            Product(*common, churn, churn_tenants(), shown_of_churn(), wanted.timeout),
             Product(*common, portraits, portraits_tenants(), shown_of_portraits(), wanted.timeout),
         ]
         try:
