@@ -28,6 +28,7 @@ SECTIONS = {
             "timestamps",
             "wall_clock",
             "preparation",
+            "checks",
         )
     ],
     "Models that were trained elsewhere": [
