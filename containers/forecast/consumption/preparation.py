@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -47,8 +48,10 @@ from containers.forecast.consumption.prepared_files import (
     HOUR,
     STEP,
     Frequency,
+    Incomplete,
     Series,
     longest_readings,
+    read_incomplete,
     read_prepared,
     write_prepared,
 )
@@ -132,7 +135,7 @@ def prepare(
     start, grid = _grid(points, repairs)
     series = Series(start, grid, points.frequency, timezone, country)
     facts = {"interval_minutes": points.interval // 60, "ignored_columns": readings.ignored_columns}
-    return _written(destination, series, repairs, facts)
+    return _written(destination, series, points.incomplete, repairs, facts)
 
 
 def extend(
@@ -160,7 +163,7 @@ def extend(
     if timezone == "UTC" and readings.zone is not None:
         timezone = readings.zone
     repairs: dict[str, int] = {}
-    points = _points(readings, timezone, repairs, now, known)
+    points = _points(readings, timezone, repairs, now, known, read_incomplete(prepared))
     grid, new = _continued(known, points)
     missing = int((~np.isfinite(grid)).sum())
     if missing:
@@ -172,18 +175,19 @@ def extend(
         "new_readings": new,
         "known_readings": len(points.times) - new,
     }
-    return _written(destination, series, repairs, facts)
+    return _written(destination, series, points.incomplete, repairs, facts)
 
 
 @dataclass(frozen=True)
 class _Points:
-    """Checked readings, hourly or daily, ascending and each once, and their interval in the files
-    (seconds)."""
+    """Checked readings, hourly or daily, ascending and each once, their interval in the files
+    (seconds), and those of hours that lack others."""
 
     times: NDArray[np.int64]
     values: NDArray[np.float64]
     frequency: Frequency
     interval: int
+    incomplete: Incomplete
 
 
 def _points(
@@ -192,8 +196,10 @@ def _points(
     repairs: dict[str, int],
     now: datetime | None,
     known: Series | None = None,
+    waiting: Incomplete = MappingProxyType({}),
 ) -> _Points:
-    """The points of a file's rows; `known` is the series that they continue."""
+    """The points of a file's rows; `known` is the series that they continue, and `waiting` are the
+    readings of its incomplete hours."""
     check_range(readings, now or datetime.now(UTC))
     present = np.isfinite(readings.values)
     if not present.any():
@@ -224,14 +230,18 @@ def _points(
     times, values = times[present], values[present]
     times, values = _without_duplicates(times, values, repairs)
     if interval < HOUR:
-        times, values = _hourly(times, values, interval, repairs)
-    return _Points(times, values, frequency, interval)
+        times, values, waiting = _hourly(times, values, interval, repairs, waiting)
+    return _Points(times, values, frequency, interval, waiting)
 
 
 def _written(
-    destination: Path, series: Series, repairs: dict[str, int], facts: Mapping[str, Any]
+    destination: Path,
+    series: Series,
+    incomplete: Incomplete,
+    repairs: dict[str, int],
+    facts: Mapping[str, Any],
 ) -> Prepared:
-    fingerprint = write_prepared(destination, series)
+    fingerprint = write_prepared(destination, series, incomplete)
     step, grid = STEP[series.frequency], series.values
     present = grid[np.isfinite(grid)]
     first = datetime.fromtimestamp(series.start, UTC)
@@ -330,9 +340,24 @@ def _without_duplicates(
 
 
 def _hourly(
-    times: NDArray[np.int64], values: NDArray[np.float64], interval: int, repairs: dict[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Sums of whole hours of UTC."""
+    times: NDArray[np.int64],
+    values: NDArray[np.float64],
+    interval: int,
+    repairs: dict[str, int],
+    waiting: Incomplete,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], Incomplete]:
+    """Sums of whole hours of UTC, and the readings of others. Those that were `waiting` join."""
+    present = set(times.tolist())
+    joining = {
+        moment: value
+        for moment, (their, value) in waiting.items()
+        if their == interval and moment not in present
+    }
+    if joining:
+        times = np.concatenate([times, np.array(list(joining), dtype=np.int64)])
+        values = np.concatenate([values, np.array(list(joining.values()))])
+        order = np.argsort(times)
+        times, values = times[order], values[order]
     hours, inverse, counts = np.unique(times // HOUR, return_inverse=True, return_counts=True)
     whole = counts == HOUR // interval
     if not whole.all():
@@ -345,7 +370,15 @@ def _hourly(
             code="no_whole_hour",
         )
     sums = np.round(np.bincount(inverse, weights=values), DECIMALS)
-    return hours[whole] * HOUR, sums[whole]
+    left = ~whole[inverse]
+    waiting = {
+        **{moment: one for moment, one in waiting.items() if one[0] != interval},
+        **{
+            moment: (interval, value)
+            for moment, value in zip(times[left].tolist(), values[left].tolist(), strict=True)
+        },
+    }
+    return hours[whole] * HOUR, sums[whole], waiting
 
 
 def _grid(points: _Points, repairs: dict[str, int]) -> tuple[int, NDArray[np.float64]]:

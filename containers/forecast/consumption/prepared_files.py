@@ -2,7 +2,8 @@
 
 Equal series have equal bytes. `readings.json` holds the latest weeks alone, small enough for a
 request: a model that learned from an earlier end predicts from it
-(`containers.forecast.models.learned`).
+(`containers.forecast.models.learned`). `incomplete.json` is there if readings of less than an hour
+wait for others of their hour: days of a clock that is half an hour off cut one.
 """
 
 import hashlib
@@ -24,6 +25,10 @@ Floats = NDArray[np.float64]
 DATA_FILE: Final = "data.csv"
 SERIES_FILE: Final = "series.json"
 READINGS_FILE: Final = "readings.json"
+INCOMPLETE_FILE: Final = "incomplete.json"
+
+MOST_INCOMPLETE: Final = 500
+"""Readings of incomplete hours that wait, the newest ones."""
 
 UNIT: Final = "kWh"
 HOUR: Final = 3600
@@ -40,6 +45,9 @@ SPARE_DAYS: Final = 1
 
 DIGITS: Final = 5
 """Significant digits in `readings.json`: one more than forecasts have."""
+
+Incomplete = Mapping[int, tuple[int, float]]
+"""Readings of incomplete hours: their time (seconds of UTC), interval (seconds) and value."""
 
 _SERIES_BYTES: Final = 64 << 10
 _DATA_BYTES: Final = 32 << 20
@@ -73,8 +81,9 @@ def longest_readings(frequency: Frequency) -> int:
     return (READINGS_WEEKS * 7 + SPARE_DAYS) * DAY // STEP[frequency]
 
 
-def write_prepared(folder: Path, series: Series) -> str:
-    """Write a series into `folder`, and return its fingerprint."""
+def write_prepared(folder: Path, series: Series, incomplete: Incomplete) -> str:
+    """Write a series into `folder`, with the readings whose hours it lacks, and return its
+    fingerprint."""
     described = {
         "format": 1,
         "frequency": series.frequency,
@@ -91,7 +100,39 @@ def write_prepared(folder: Path, series: Series) -> str:
     (folder / SERIES_FILE).write_bytes(about)
     recent = json.dumps(readings_of(series), separators=(",", ":")) + "\n"
     (folder / READINGS_FILE).write_text(recent)
+    waiting = [
+        [moment, *incomplete[moment]]
+        for moment in sorted(incomplete)
+        if _lacks(series, moment // HOUR * HOUR)
+    ]
+    if waiting:
+        text = json.dumps(waiting[-MOST_INCOMPLETE:], separators=(",", ":")) + "\n"
+        (folder / INCOMPLETE_FILE).write_text(text)
     return hashlib.sha256(data + b"\0" + about).hexdigest()
+
+
+def _lacks(series: Series, hour: int) -> bool:
+    """Whether a series has no reading of an hour, which is not from before it."""
+    index = (hour - series.start) // HOUR
+    return index >= len(series.values) or (index >= 0 and bool(np.isnan(series.values[index])))
+
+
+def read_incomplete(folder: Path) -> Incomplete:
+    """The readings of incomplete hours in `folder`. Raises `UnusableSeriesError`."""
+    path = folder / INCOMPLETE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _SERIES_BYTES:
+            raise UnusableSeriesError(f"{path.name} is larger than {_SERIES_BYTES} bytes.")
+        return {
+            int(moment): (int(interval), float(value))
+            for moment, interval, value in json.loads(path.read_bytes())
+        }
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UnusableSeriesError(
+            f"{path.name} is not what preparation writes: {error!r}."
+        ) from error
 
 
 def readings_of(series: Series) -> dict[str, Any]:
