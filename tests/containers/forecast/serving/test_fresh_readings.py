@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from containers.forecast.consumption.preparation import prepare
-from containers.forecast.consumption.prepared_files import readings_of
+from containers.forecast.consumption.prepared_files import Series, readings_of
 from containers.forecast.consumption.series import daily, read_series
 from containers.forecast.consumption.synthetic import generate
 from containers.forecast.serving.predictor import LARGEST_BODY, ForecastModel, ForecastPredictor
 from containers.forecast.stored_forecasts import starts
-from containers.forecast.stored_forecasts.fresh_readings import InvalidReadingsError
+from containers.forecast.stored_forecasts.fresh_readings import (
+    FreshReadings,
+    InvalidReadingsError,
+    end_of,
+)
 from containers.forecast.training.trainer import ForecastTrainer
 from containers.runtime.serving.predictor import InvalidModelError, InvalidRequestError
 from containers.runtime.training.packed_training import Task, Trained
@@ -211,10 +217,27 @@ def test_a_daily_model_sums_hourly_readings_by_local_date(
     evening = {**later, "values": later["values"][:-4]}
     before = ask(model, {"period": 28, "readings": evening})
     assert before["start"] == "2025-11-02"
-    for given in (later, by_day):
-        same = ask(model, {"period": 28, "readings": given, "start": "2025-11-02"})
+    for one in (later, by_day):
+        same = ask(model, {"period": 28, "readings": one, "start": "2025-11-02"})
         assert same["mean"] == pytest.approx(before["mean"], rel=2e-3)
     assert refused(made("ridge"), {"readings": by_day}).reason == "readings_frequency"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    # The zone is drawn beside it.
+    first=st.datetimes(datetime(2016, 1, 1), datetime(2026, 1, 1)),  # noqa: DTZ001
+    count=st.integers(60, 200),
+    zone=st.sampled_from(["Europe/London", "America/Sao_Paulo", "America/Havana", "Asia/Kolkata"]),
+)
+def test_both_sides_know_the_same_end_of_hours_summed_to_days(
+    first: datetime, count: int, zone: str
+) -> None:
+    begin = first.replace(minute=0, second=0, microsecond=0, tzinfo=UTC)
+    hours = Series(int(begin.timestamp()), np.ones(count), "h", zone, None)
+    fresh = FreshReadings(begin, "h", [1.0] * count)
+    end = end_of(fresh, {"frequency": "D", "timezone": zone})
+    assert end.timestamp() == daily(hours).end
 
 
 def test_a_model_that_cannot_take_readings_says_so_and_another_may_stand_by(
