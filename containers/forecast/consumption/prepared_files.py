@@ -105,6 +105,7 @@ def write_prepared(folder: Path, series: Series, incomplete: Incomplete) -> str:
         for moment in sorted(incomplete)
         if _lacks(series, moment // HOUR * HOUR)
     ]
+    (folder / INCOMPLETE_FILE).unlink(missing_ok=True)
     if waiting:
         text = json.dumps(waiting[-MOST_INCOMPLETE:], separators=(",", ":")) + "\n"
         (folder / INCOMPLETE_FILE).write_text(text)
