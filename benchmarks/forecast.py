@@ -49,7 +49,7 @@ from containers.forecast.consumption.series import (
     weeks_of,
 )
 from containers.forecast.consumption.split import split
-from containers.forecast.models.backtest import naive_error, score
+from containers.forecast.models.scores import naive_error, score
 from containers.forecast.serving.predictor import ForecastModel, ForecastPredictor
 from containers.forecast.stored_forecasts import starts
 from containers.forecast.training.trainer import ForecastTrainer

@@ -37,7 +37,7 @@ LAYERS: Final = {
 """The packages of this project that each package may import."""
 ROOMS_OF_FORECAST: Final = {
     "consumption": set[str](),
-    "models": {"consumption"},
+    "models": {"consumption", "stored_forecasts"},
     "stored_forecasts": set[str](),
     "training": {"consumption", "models", "stored_forecasts"},
     "serving": {"consumption", "models", "stored_forecasts"},

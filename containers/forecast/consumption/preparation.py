@@ -23,33 +23,43 @@ midnight with a `Z`.
 """
 
 import contextlib
-import hashlib
-import json
 import re
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from containers.forecast.consumption.meter_totals import is_total
+from containers.forecast.consumption.checks import (
+    at_beginnings,
+    check_phase,
+    check_range,
+    check_values,
+    interval_of,
+    usual_level,
+)
+from containers.forecast.consumption.prepared_files import (
+    DAY,
+    HOUR,
+    STEP,
+    Frequency,
+    Incomplete,
+    Series,
+    longest_readings,
+    read_incomplete,
+    read_prepared,
+    write_prepared,
+)
 from containers.forecast.consumption.reading import CONSUMPTION, TIMESTAMP, Readings, read_files
-from containers.forecast.consumption.wall_clock import DAY_END, dates, instants
+from containers.forecast.consumption.wall_clock import dates, instants
 from contracts.refused_data import RefusedDataError
 
-__all__ = ["DATA_FILE", "SERIES_FILE", "Frequency", "Prepared", "RefusedDataError", "prepare"]
-
-Frequency = Literal["h", "D"]
-
-DATA_FILE: Final = "data.csv"
-SERIES_FILE: Final = "series.json"
-UNIT: Final = "kWh"
-HOUR: Final = 3600
-DAY: Final = 86_400
+__all__ = ["Frequency", "Prepared", "RefusedDataError", "extend", "prepare"]
 
 SHORTEST_DAYS: Final[Mapping[Frequency, int]] = {"h": 3, "D": 3}
 """The shortest series, in days. With three days the last can be held out, and the other two still
@@ -60,13 +70,9 @@ DECIMALS: Final = 9
 
 MAX_MISSING: Final = 0.30
 MAX_CONFLICTS: Final = 0.01
-EARLIEST: Final = datetime(1990, 1, 1, tzinfo=UTC)
-LARGEST_READING: Final = 1e7
-"""kWh in one interval; no customer uses ten gigawatts for an hour."""
-
-SPIKE: Final = 1000.0
-"""A reading this many times the 99th percentile of the others has another unit or is a meter's
-total."""
+LEVEL: Final = 20.0
+"""New readings whose median is this many times the 99th percentile of the series have another unit,
+or are a meter's totals."""
 
 PRELOADED: Final = (
     "pyarrow.csv",
@@ -78,7 +84,7 @@ PRELOADED: Final = (
 """Modules that are imported where they are needed. A caller that prepares many files in child
 processes imports them first."""
 
-_INTERVALS: Final = (300, 600, 900, 1200, 1800, HOUR)
+_ADVERB: Final[Mapping[Frequency, str]] = {"h": "hourly", "D": "daily"}
 _COUNTRY: Final = re.compile(r"[A-Z]{2}")
 
 
@@ -119,14 +125,82 @@ def prepare(
 
     Raises `RefusedDataError`.
     """
-    timezone = _timezone(parameters)
+    timezone = _timezone(parameters, "UTC")
     country = _country(parameters)
     readings = read_files(files)
     if timezone == "UTC" and readings.zone is not None:
         timezone = readings.zone
-    _check_range(readings, now or datetime.now(UTC))
-
     repairs: dict[str, int] = {}
+    points = _points(readings, timezone, repairs, now)
+    start, grid = _grid(points, repairs)
+    series = Series(start, grid, points.frequency, timezone, country)
+    facts = {"interval_minutes": points.interval // 60, "ignored_columns": readings.ignored_columns}
+    return _written(destination, series, points.incomplete, repairs, facts)
+
+
+def extend(
+    prepared: Path,
+    files: Sequence[Path],
+    destination: Path,
+    parameters: Mapping[str, Any],
+    *,
+    now: datetime | None = None,
+) -> Prepared:
+    """Continue a prepared series with newer readings, and write the longer one into `destination`.
+
+    `prepared` is the folder that `prepare` or `extend` wrote. `files` are read as by `prepare`;
+    they need not be long, vary or be without gaps. A point that the series knows stays as it is, so
+    that uploads may repeat, overlap and come in any order. Readings from before the series are left
+    out. The series keeps its time zone and country. The parameter `timezone` tells the clock of
+    these files alone; absent, or `UTC` as in workloads' files, means the series' own.
+
+    Raises `RefusedDataError`, and `UnusableSeriesError` where `prepared` is no prepared series.
+    """
+    known = read_prepared(prepared)
+    timezone = _timezone(parameters, known.timezone)
+    _country(parameters)
+    readings = read_files(files)
+    if timezone == "UTC" and readings.zone is not None:
+        timezone = readings.zone
+    repairs: dict[str, int] = {}
+    points = _points(readings, timezone, repairs, now, known, read_incomplete(prepared))
+    grid, new = _continued(known, points)
+    missing = int((~np.isfinite(grid)).sum())
+    if missing:
+        repairs["missing"] = missing
+    series = Series(known.start, grid, known.frequency, known.timezone, known.country)
+    facts = {
+        "interval_minutes": points.interval // 60,
+        "ignored_columns": readings.ignored_columns,
+        "new_readings": new,
+        "known_readings": len(points.times) - new,
+    }
+    return _written(destination, series, points.incomplete, repairs, facts)
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Checked readings, hourly or daily, ascending and each once, their interval in the files
+    (seconds), and those of hours that lack others."""
+
+    times: NDArray[np.int64]
+    values: NDArray[np.float64]
+    frequency: Frequency
+    interval: int
+    incomplete: Incomplete
+
+
+def _points(
+    readings: Readings,
+    timezone: str,
+    repairs: dict[str, int],
+    now: datetime | None,
+    known: Series | None = None,
+    waiting: Incomplete = MappingProxyType({}),
+) -> _Points:
+    """The points of a file's rows; `known` is the series that they continue, and `waiting` are the
+    readings of its incomplete hours."""
+    check_range(readings, now or datetime.now(UTC))
     present = np.isfinite(readings.values)
     if not present.any():
         raise RefusedDataError(
@@ -135,66 +209,71 @@ def prepare(
             "Upload a file with readings.",
             code="all_blank",
         )
-    interval = _interval(readings.times[present])
+    interval = interval_of(readings.times[present], known)
     frequency: Frequency = "D" if interval >= DAY else "h"
+    if known is not None and known.frequency != frequency:
+        raise RefusedDataError(
+            f"These readings are {_ADVERB[frequency]}, and the series is "
+            f"{_ADVERB[known.frequency]}.",
+            TIMESTAMP,
+            f"Upload {_ADVERB[known.frequency]} readings, or a whole history as training data.",
+            code="frequency_differs",
+        )
     if frequency == "D":
         times, values = dates(readings, timezone, present), readings.values
     else:
         times, values = instants(readings, timezone, repairs)
-    _check_values(readings, times, present, daily=frequency == "D")
+    check_values(readings, times, present, frequency == "D", known)
     if frequency == "h":
-        times = _at_beginnings(times, interval)
-        _check_phase(readings, times, interval)
+        times = at_beginnings(times, interval)
+        check_phase(readings, times, interval)
     times, values = times[present], values[present]
     times, values = _without_duplicates(times, values, repairs)
     if interval < HOUR:
-        times, values = _hourly(times, values, interval, repairs)
-    start, grid = _grid(times, values, frequency, repairs)
+        times, values, waiting = _hourly(times, values, interval, repairs, waiting)
+    return _Points(times, values, frequency, interval, waiting)
 
-    first = datetime.fromtimestamp(start, UTC)
-    step = DAY if frequency == "D" else HOUR
-    series = {
-        "format": 1,
-        "frequency": frequency,
-        "timezone": timezone,
-        "country": country,
-        "unit": UNIT,
-        "start": first.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "rows": len(grid),
-    }
-    data = _csv(start, grid, step).encode()
-    described = (json.dumps(series, indent=1, sort_keys=True) + "\n").encode()
-    destination.mkdir(parents=True, exist_ok=True)
-    (destination / DATA_FILE).write_bytes(data)
-    (destination / SERIES_FILE).write_bytes(described)
-    known = grid[np.isfinite(grid)]
-    last = first + timedelta(seconds=step * (len(grid) - 1))
+
+def _written(
+    destination: Path,
+    series: Series,
+    incomplete: Incomplete,
+    repairs: dict[str, int],
+    facts: Mapping[str, Any],
+) -> Prepared:
+    fingerprint = write_prepared(destination, series, incomplete)
+    step, grid = STEP[series.frequency], series.values
+    present = grid[np.isfinite(grid)]
+    first = datetime.fromtimestamp(series.start, UTC)
+    last = datetime.fromtimestamp(series.end - step, UTC)
     return Prepared(
         rows=len(grid),
         first=first,
         last=last,
-        frequency=frequency,
+        frequency=series.frequency,
         repairs=repairs,
         facts={
             "first": first.isoformat(),
             "last": last.isoformat(),
             "days": round(len(grid) * step / DAY, 1),
-            "interval_minutes": interval // 60,
-            "timezone": timezone,
-            "country": country,
-            "missing_share": round(1 - len(known) / len(grid), 4),
+            "timezone": series.timezone,
+            "country": series.country,
+            "missing_share": round(1 - len(present) / len(grid), 4),
             "longest_gap": _longest_gap(grid),
-            "mean_kwh": round(float(known.mean()), 4),
-            "largest_kwh": round(float(known.max()), 4),
-            "total_kwh": round(float(known.sum()), 1),
-            "ignored_columns": readings.ignored_columns,
+            "mean_kwh": round(float(present.mean()), 4),
+            "largest_kwh": round(float(present.max()), 4),
+            "total_kwh": round(float(present.sum()), 1),
+            **facts,
         },
-        fingerprint=hashlib.sha256(data + b"\0" + described).hexdigest(),
+        fingerprint=fingerprint,
     )
 
 
-def _timezone(parameters: Mapping[str, Any]) -> str:
+def _timezone(parameters: Mapping[str, Any], default: str) -> str:
+    """The parameter `timezone`; `default` where it is absent or UTC."""
     name = parameters.get("timezone") or "UTC"
+    if name == "UTC":
+        return default
     if isinstance(name, str):
         # A folder of the database (Europe) or a name outside it raises OSError or ValueError.
         with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
@@ -227,115 +306,6 @@ def _country(parameters: Mapping[str, Any]) -> str | None:
     )
 
 
-def _check_values(
-    readings: Readings, times: NDArray[np.int64], present: NDArray[np.bool_], *, daily: bool
-) -> None:
-    values = readings.values
-    if is_total(times[present], values[present], daily):
-        raise RefusedDataError(
-            "These are the meter's totals: they rise from row to row.",
-            CONSUMPTION,
-            "Send the differences of neighbouring totals, which is the consumption of each "
-            "interval in kWh.",
-            code="meter_totals",
-        )
-    with np.errstate(invalid="ignore"):
-        negative, huge = values < 0, values > LARGEST_READING
-    if negative.any():
-        raise RefusedDataError(
-            f"{readings.place(int(np.argmax(negative)))}: the consumption is negative "
-            f"({int(negative.sum())} rows are).",
-            CONSUMPTION,
-            "Upload consumption alone; what is fed into the grid is a series of its own.",
-            code="consumption_negative",
-        )
-    if huge.any():
-        raise RefusedDataError(
-            f"{readings.place(int(np.argmax(huge)))}: the consumption is more than "
-            f"{LARGEST_READING:g} kWh.",
-            CONSUMPTION,
-            "Write kWh per interval, not Wh and not the meter's total.",
-            code="consumption_too_large",
-        )
-    positive = values[np.isfinite(values) & (values > 0)]
-    if len(positive) >= 100:
-        usual = float(np.partition(positive, int(0.99 * len(positive)))[int(0.99 * len(positive))])
-        row = int(np.nanargmax(values))
-        if values[row] > SPIKE * usual:
-            raise RefusedDataError(
-                f"{readings.place(row)}: the consumption is more than {SPIKE:g} times what 99 % of "
-                f"the rows stay below.",
-                CONSUMPTION,
-                "Write all rows in kWh per interval, and leave the cell blank where the meter "
-                "failed.",
-                code="consumption_spike",
-            )
-
-
-def _check_range(readings: Readings, now: datetime) -> None:
-    times = readings.times
-    latest = now + timedelta(days=1)
-    for row, early in ((int(np.argmin(times)), True), (int(np.argmax(times)), False)):
-        bound = EARLIEST if early else latest
-        beyond = times[row] < bound.timestamp() if early else times[row] > bound.timestamp()
-        if beyond:
-            raise RefusedDataError(
-                f"{readings.place(row)}: the timestamp lies "
-                f"{'before 1990' if early else 'in the future'}.",
-                TIMESTAMP,
-                "Upload measured consumption; check the unit if timestamps were converted from "
-                "numbers.",
-                code="timestamp_before_1990" if early else "timestamp_in_future",
-            )
-
-
-def _interval(times: NDArray[np.int64]) -> int:
-    """The usual distance of neighbouring timestamps in seconds: one of `_INTERVALS`, or `DAY`."""
-    unique = np.unique(times)
-    if len(unique) < 2:
-        raise RefusedDataError(
-            "There is one timestamp in all files.",
-            TIMESTAMP,
-            "Upload at least three days.",
-            code="one_timestamp",
-        )
-    distances, counts = np.unique(np.diff(unique), return_counts=True)
-    usual = int(distances[np.argmax(counts)])
-    if usual in _INTERVALS:
-        return usual
-    # Midnights of a local clock are 23 or 25 hours apart where the clock changes.
-    if abs(usual - DAY) <= HOUR:
-        return DAY
-    raise RefusedDataError(
-        f"Readings are mostly {usual / HOUR:.4g} hours apart.",
-        TIMESTAMP,
-        "Upload readings every 5, 10, 15, 20, 30 or 60 minutes, or daily ones.",
-        code="interval_unknown",
-    )
-
-
-def _at_beginnings(times: NDArray[np.int64], interval: int) -> NDArray[np.int64]:
-    """The beginnings of intervals, if all rows mark an interval by its last minute or second;
-    otherwise `times`."""
-    phases = times % interval
-    return times - phases if (phases >= interval - DAY_END).all() else times
-
-
-def _check_phase(readings: Readings, times: NDArray[np.int64], interval: int) -> None:
-    phases, counts = np.unique(times % interval, return_counts=True)
-    if len(phases) > 1:
-        off = times % interval != phases[np.argmax(counts)]
-        row = int(np.argmax(off))
-        raise RefusedDataError(
-            f"{readings.place(row)}: the timestamp is off the grid of {interval // 60} minutes "
-            f"that most rows keep "
-            f"({int(off.sum())} rows are).",
-            TIMESTAMP,
-            "Write one reading per interval, at its beginning.",
-            code="off_grid",
-        )
-
-
 def _without_duplicates(
     times: NDArray[np.int64], values: NDArray[np.float64], repairs: dict[str, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -365,13 +335,29 @@ def _without_duplicates(
         repairs["merged_duplicates"] = merged
     if conflicts:
         repairs["averaged_conflicts"] = conflicts
-    return unique, np.round(np.bincount(inverse, weights=values) / counts, DECIMALS)
+    means = np.round(np.bincount(inverse, weights=values) / counts, DECIMALS)
+    return unique, np.where(low == high, low, means)
 
 
 def _hourly(
-    times: NDArray[np.int64], values: NDArray[np.float64], interval: int, repairs: dict[str, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Sums of whole hours of UTC."""
+    times: NDArray[np.int64],
+    values: NDArray[np.float64],
+    interval: int,
+    repairs: dict[str, int],
+    waiting: Incomplete,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], Incomplete]:
+    """Sums of whole hours of UTC, and the readings of others. Those that were `waiting` join."""
+    present = set(times.tolist())
+    joining = {
+        moment: value
+        for moment, (their, value) in waiting.items()
+        if their == interval and moment not in present
+    }
+    if joining:
+        times = np.concatenate([times, np.array(list(joining), dtype=np.int64)])
+        values = np.concatenate([values, np.array(list(joining.values()))])
+        order = np.argsort(times)
+        times, values = times[order], values[order]
     hours, inverse, counts = np.unique(times // HOUR, return_inverse=True, return_counts=True)
     whole = counts == HOUR // interval
     if not whole.all():
@@ -384,24 +370,27 @@ def _hourly(
             code="no_whole_hour",
         )
     sums = np.round(np.bincount(inverse, weights=values), DECIMALS)
-    return hours[whole] * HOUR, sums[whole]
+    left = ~whole[inverse]
+    waiting = {
+        **{moment: one for moment, one in waiting.items() if one[0] != interval},
+        **{
+            moment: (interval, value)
+            for moment, value in zip(times[left].tolist(), values[left].tolist(), strict=True)
+        },
+    }
+    return hours[whole] * HOUR, sums[whole], waiting
 
 
-def _grid(
-    times: NDArray[np.int64],
-    values: NDArray[np.float64],
-    frequency: Frequency,
-    repairs: dict[str, int],
-) -> tuple[int, NDArray[np.float64]]:
+def _grid(points: _Points, repairs: dict[str, int]) -> tuple[int, NDArray[np.float64]]:
     """The first time and the values on the regular grid, NaN where missing."""
-    step = DAY if frequency == "D" else HOUR
+    times, values, frequency = points.times, points.values, points.frequency
+    step = STEP[frequency]
     index = (times - times[0]) // step
     count = int(index[-1]) + 1
     days = count * step / DAY
     if days < SHORTEST_DAYS[frequency]:
         raise RefusedDataError(
-            f"The {'daily' if frequency == 'D' else 'hourly'} series spans {days:.1f} days; at "
-            f"least "
+            f"The {_ADVERB[frequency]} series spans {days:.1f} days; at least "
             f"{SHORTEST_DAYS[frequency]} are needed.",
             TIMESTAMP,
             "Upload a longer history.",
@@ -429,27 +418,61 @@ def _grid(
     return int(times[0]), grid
 
 
+def _continued(known: Series, points: _Points) -> tuple[NDArray[np.float64], int]:
+    """The values of a series that new points continue, and how many of them are new."""
+    step = STEP[known.frequency]
+    times, values = points.times, points.values
+    off = (times - known.start) % step != 0
+    if off.any():
+        raise RefusedDataError(
+            f"The readings' hours begin at minute {int(times[np.argmax(off)]) % HOUR // 60}, those "
+            f"of the series at minute {known.start % HOUR // 60}.",
+            TIMESTAMP,
+            "Upload readings at the minutes of the history, or a whole history as training data.",
+            code="phase_differs",
+        )
+    usual = usual_level(known.values)
+    if usual is not None and np.median(values) > LEVEL * usual:
+        raise RefusedDataError(
+            f"Half of the new readings are more than {LEVEL:g} times what 99 % of the series stay "
+            f"below.",
+            CONSUMPTION,
+            "Write kWh per interval, as in the history. If consumption has grown so much, upload "
+            "the whole history as training data.",
+            code="consumption_level",
+        )
+    index = (times - known.start) // step
+    before = len(known.values)
+    grid = np.full(max(before, int(index[-1]) + 1), np.nan)
+    grid[:before] = known.values
+    new = index >= 0
+    new[new] = ~np.isfinite(grid[index[new]])
+    if not new.any():
+        raise RefusedDataError(
+            f"All these readings are of a time for which the series has readings; it is known up "
+            f"to {datetime.fromtimestamp(known.end, UTC):%Y-%m-%dT%H:%M:%SZ}.",
+            TIMESTAMP,
+            "Upload newer readings. To correct the history, upload it as training data.",
+            code="period_closed",
+        )
+    grid[index[new]] = values[new]
+    gap = _longest_gap(grid[before - 1 :])
+    most = int(MAX_MISSING * longest_readings(known.frequency))
+    share = float((~np.isfinite(grid)).mean())
+    worse = share > max(MAX_MISSING, float((~np.isfinite(known.values)).mean()))
+    if gap > most or worse:
+        raise RefusedDataError(
+            f"The new readings leave a gap of {gap * step / DAY:.1f} days after the series; at "
+            f"most {most * step / DAY:.1f} days, and {MAX_MISSING:.0%} of the readings, may be "
+            f"missing.",
+            TIMESTAMP,
+            "Upload the readings between, too; or a whole history as training data.",
+            code="gap_too_large",
+        )
+    return grid, int(new.sum())
+
+
 def _longest_gap(grid: NDArray[np.float64]) -> int:
     """The longest run of missing points."""
     known = np.flatnonzero(np.isfinite(grid))
     return int(np.diff(known).max(initial=1)) - 1
-
-
-def _csv(start: int, grid: NDArray[np.float64], step: int) -> str:
-    """The series as text. Dates are formatted once per day, which takes a tenth of formatting each
-    timestamp."""
-    per_day = DAY // step
-    midnight = start // DAY
-    clock = [
-        f"T{second // HOUR:02}:{second // 60 % 60:02}:{second % 60:02}Z,"
-        for second in range(start % step, DAY, step)
-    ]
-    offset = (start - midnight * DAY) // step
-    days = (offset + len(grid) + per_day - 1) // per_day
-    dates = np.datetime_as_string(
-        np.arange(midnight, midnight + days).astype("datetime64[D]")
-    ).tolist()
-    stamps = [date + time for date in dates for time in clock][offset : offset + len(grid)]
-    # One call for all numbers takes half the time of one repr each, and writes them the same.
-    cells = json.dumps(grid.tolist())[1:-1].replace("NaN", "").split(", ")
-    return f"{TIMESTAMP},{CONSUMPTION}\n" + "\n".join(map(str.__add__, stamps, cells)) + "\n"

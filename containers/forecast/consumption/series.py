@@ -7,7 +7,7 @@ a wall-clock grid once. The hour that a clock skips is missing; the hour that it
 averaged. Models see weeks, and forecasts are mapped back to instants.
 """
 
-import json
+import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,51 +18,39 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from containers.forecast.consumption.preparation import (
-    DATA_FILE,
+from containers.forecast.consumption.prepared_files import (
     DAY,
     HOUR,
     SERIES_FILE,
+    STEP,
+    Floats,
     Frequency,
-    prepare,
+    Series,
+    UnusableSeriesError,
+    read_prepared,
 )
-from containers.runtime.errors import ContainerError
+
+__all__ = [
+    "PER_DAY",
+    "SEASON",
+    "STEP",
+    "Floats",
+    "Integers",
+    "Series",
+    "UnusableSeriesError",
+    "Weeks",
+    "daily",
+    "future_points",
+    "read_series",
+    "weeks_of",
+]
+
+Integers = NDArray[np.int64]
 
 SEASON: Final[Mapping[Frequency, int]] = {"h": 168, "D": 7}
 """Points in a week."""
 
 PER_DAY: Final[Mapping[Frequency, int]] = {"h": 24, "D": 1}
-
-STEP: Final[Mapping[Frequency, int]] = {"h": HOUR, "D": DAY}
-"""Seconds from one point to the next."""
-
-_SERIES_BYTES: Final = 64 << 10
-_DATA_BYTES: Final = 32 << 20
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-
-class UnusableSeriesError(ContainerError, ValueError):
-    """Preparation did not write these files, or they do not support the hyperparameters."""
-
-
-@dataclass(frozen=True)
-class Series:
-    """A regular series: `values` in kWh (NaN where missing) from `start`, in seconds of UTC since
-    1970."""
-
-    start: int
-    values: Floats
-    frequency: Frequency
-    timezone: str
-    country: str | None
-
-    @property
-    def end(self) -> int:
-        """The first instant after the series, where forecasts start, in seconds of UTC since
-        1970."""
-        return self.start + len(self.values) * STEP[self.frequency]
 
 
 def read_series(folder: Path, parameters: Mapping[str, Any], workspace: Path) -> Series:
@@ -72,6 +60,9 @@ def read_series(folder: Path, parameters: Mapping[str, Any], workspace: Path) ->
     Raises `UnusableSeriesError`, or `RefusedDataError` where raw files are refused.
     """
     if not (folder / SERIES_FILE).is_file():
+        # The server reads series too, without what reads strangers' files.
+        from containers.forecast.consumption.preparation import prepare
+
         raw = sorted(
             path
             for path in folder.iterdir()
@@ -79,64 +70,7 @@ def read_series(folder: Path, parameters: Mapping[str, Any], workspace: Path) ->
         )
         prepare(raw, workspace, parameters)
         folder = workspace
-    described = _described(folder / SERIES_FILE)
-    values = _values(folder / DATA_FILE)
-    start = int(
-        datetime.strptime(described["start"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
-    )
-    if len(values) != described["rows"] or not np.isfinite(values).any():
-        raise UnusableSeriesError(
-            f"{DATA_FILE} does not have the {described['rows']} rows that {SERIES_FILE} promises."
-        )
-    with np.errstate(invalid="ignore"):
-        if (values < 0).any() or np.isinf(values).any():
-            raise UnusableSeriesError(f"{DATA_FILE} has negative or infinite consumption.")
-    return Series(
-        start, values, described["frequency"], described["timezone"], described["country"]
-    )
-
-
-def _described(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _SERIES_BYTES:
-            raise UnusableSeriesError(f"{path.name} is larger than {_SERIES_BYTES} bytes.")
-        described = json.loads(path.read_bytes())
-        valid = (
-            described["format"] == 1
-            and described["frequency"] in SEASON
-            and isinstance(described["timezone"], str)
-            and (described["country"] is None or isinstance(described["country"], str))
-            and type(described["rows"]) is int
-            and isinstance(described["start"], str)
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UnusableSeriesError(
-            f"{path.name} is not what preparation writes: {error!r}."
-        ) from error
-    if not valid:
-        raise UnusableSeriesError(f"{path.name} is not what preparation writes.")
-    return dict(described)
-
-
-def _values(path: Path) -> Floats:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    try:
-        if path.stat().st_size > _DATA_BYTES:
-            raise UnusableSeriesError(f"{path.name} is larger than {_DATA_BYTES} bytes.")
-        table = csv.read_csv(
-            path,
-            read_options=csv.ReadOptions(use_threads=False),
-            convert_options=csv.ConvertOptions(
-                include_columns=["consumption"], column_types={"consumption": pa.float64()}
-            ),
-        )
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise UnusableSeriesError(
-            f"{path.name} is not what preparation writes: {error}."
-        ) from error
-    return np.array(table["consumption"].to_numpy(), dtype=np.float64)
+    return read_prepared(folder)
 
 
 def daily(series: Series) -> Series:
@@ -170,18 +104,34 @@ def local_hours(timezone: str, start: int, count: int) -> Integers:
     The result is cached, because a product's customers mostly share clock and window.
     """
     instants = start + HOUR * np.arange(count, dtype=np.int64)
-    if timezone == "UTC":
-        return instants // HOUR
-    import pandas as pd
-
-    wall = (
-        pd.DatetimeIndex(instants.astype("datetime64[s]"), tz="UTC")
-        .tz_convert(timezone)
-        .tz_localize(None)
-    )
-    hours: Integers = wall.to_numpy().astype("datetime64[s]").astype(np.int64) // HOUR
+    hours: Integers = (instants + _offsets(timezone, start, count)) // HOUR
     hours.setflags(write=False)
     return hours
+
+
+def _offsets(timezone: str, start: int, count: int) -> Integers:
+    """The clock's seconds ahead of UTC for `count` hours from `start` on.
+
+    No clock is changed and changed back within a day, so that a day whose ends agree is asked
+    twice only.
+    """
+    zone = zoneinfo.ZoneInfo(timezone)
+
+    def offset(hour: int) -> int:
+        moment = datetime.fromtimestamp(start + hour * HOUR, UTC).astimezone(zone)
+        told = moment.utcoffset()
+        return int(told.total_seconds()) if told else 0
+
+    offsets = np.empty(count, dtype=np.int64)
+    begin, at_begin = 0, offset(0) if count else 0
+    while begin < count:
+        end = min(begin + 24, count)
+        at_end = offset(end)
+        offsets[begin:end] = (
+            at_begin if at_begin == at_end else [offset(hour) for hour in range(begin, end)]
+        )
+        begin, at_begin = end, at_end
+    return offsets
 
 
 @dataclass(frozen=True)
@@ -207,6 +157,10 @@ class Weeks:
     def per_day(self) -> int:
         """Points in a day."""
         return PER_DAY[self.frequency]
+
+    def latest(self, count: int) -> "Weeks":
+        """The last `count` weeks, or all if there are fewer."""
+        return Weeks(self.values[-count:], self.end, self.frequency, self.country)
 
     def until(self, week: int) -> "Weeks":
         """The same without the weeks from `week` on."""

@@ -35,18 +35,20 @@ FADING: Final = tuple(NAMES.index(name) for name in ("last_day_by_hour", "last_d
 """Inputs that have no effect from the second week ahead on."""
 
 
-def features(filled: Floats, weeks: Weeks) -> Floats:
+def features(filled: Floats, weeks: Weeks, latest: int | None = None) -> Floats:
     """Inputs of shape (origins, points of a week, inputs), in kWh; number `o - 1` is origin `o`,
-    which sees weeks before it.
+    which sees weeks before it. `latest` asks for so many of the last origins alone.
 
     `filled` are the values of `weeks` without gaps. A week ends where the series ends, so its last
     day is the day before the forecast.
     """
-    count, season = filled.shape
+    total, season = filled.shape
+    count = total if latest is None else latest
     days = season // weeks.per_day
-    ordered = recent_ordered(filled, range(1, count + 1))
+    ordered = recent_ordered(filled, range(total - count + 1, total + 1))
     median = (ordered[..., 3] + ordered[..., 4]) / 2
-    fast, slow = _exponential(filled, 0.7), _exponential(filled, 0.9)
+    fast, slow = _exponential(filled, 0.7)[-count:], _exponential(filled, 0.9)[-count:]
+    filled = filled[-count:]
     by_day = filled.reshape(count, days, -1)
     above = by_day - median.reshape(count, days, -1)
     coming = np.repeat(np.arange(days), weeks.per_day)

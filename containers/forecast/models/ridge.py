@@ -57,23 +57,49 @@ class Ridge:
         filled = carried_forward(weeks.values)
         inputs = features(filled, weeks)
         coefficients = _fit(inputs, weeks.values, filled, origins[0], levels)
-        known = np.asarray(origins) - 1
-        ordered = recent_ordered(filled, origins)
-        result = np.empty((len(origins), ahead, weeks.season, 1 + len(levels)))
-        median = 1 + list(levels).index(0.5)
-        middle = recent_quantile(ordered, 0.5)
-        seen = inputs[known]
-        for week in range(min(ahead, 2)):
-            if week == 1:
-                seen[..., FADING] = 0.0
-            result[:, week] = seen @ coefficients.T
-            for column, level in enumerate(levels, start=1):
-                if column != median:
-                    spread = result[:, week, :, median] + recent_quantile(ordered, level) - middle
-                    result[:, week, :, column] = (result[:, week, :, column] + spread) / 2
-        # From the second week on all weeks are the same.
-        result[:, 2:] = result[:, 1:2]
-        return result
+        seen = inputs[np.asarray(origins) - 1]
+        return _predict(coefficients, seen, filled, origins, ahead, levels)
+
+
+def fit(weeks: Weeks, levels: Sequence[float]) -> Floats:
+    """The coefficients for the weeks after `weeks`: (1 + levels, inputs)."""
+    filled = carried_forward(weeks.values)
+    return _fit(features(filled, weeks), weeks.values, filled, len(filled), levels)
+
+
+def predict(coefficients: Floats, weeks: Weeks, ahead: int, levels: Sequence[float]) -> Floats:
+    """The weeks after `weeks`, (weeks ahead, points, 1 + levels), by coefficients that were fitted
+    before."""
+    filled = carried_forward(weeks.values)
+    seen = features(filled, weeks, latest=1)
+    told: Floats = _predict(coefficients, seen, filled, [len(filled)], ahead, levels)[0]
+    return told
+
+
+def _predict(
+    coefficients: Floats,
+    seen: Floats,
+    filled: Floats,
+    origins: Sequence[int],
+    ahead: int,
+    levels: Sequence[float],
+) -> Floats:
+    """Forecasts by the inputs of the origins, `seen`, which it changes."""
+    ordered = recent_ordered(filled, origins)
+    result = np.empty((len(origins), ahead, filled.shape[1], 1 + len(levels)))
+    median = 1 + list(levels).index(0.5)
+    middle = recent_quantile(ordered, 0.5)
+    for week in range(min(ahead, 2)):
+        if week == 1:
+            seen[..., FADING] = 0.0
+        result[:, week] = seen @ coefficients.T
+        for column, level in enumerate(levels, start=1):
+            if column != median:
+                spread = result[:, week, :, median] + recent_quantile(ordered, level) - middle
+                result[:, week, :, column] = (result[:, week, :, column] + spread) / 2
+    # From the second week on all weeks are the same.
+    result[:, 2:] = result[:, 1:2]
+    return result
 
 
 def _fit(

@@ -12,11 +12,10 @@ from typing import Final
 import numpy as np
 
 from containers.forecast.consumption.series import Floats, UnusableSeriesError, Weeks
-from containers.forecast.models.backtest import Chosen, score
 from containers.forecast.models.candidates import carried_forward
 from containers.forecast.models.distance import usual_spread
-
-NAME: Final = "calendar_profile"
+from containers.forecast.models.scores import Chosen, score
+from containers.forecast.stored_forecasts.learned import CALENDAR_PROFILE, Learned
 
 SHORT_DAYS: Final = 56
 """Histories of fewer days get this model, because they are too short for a backtest to choose and
@@ -64,19 +63,26 @@ def first_model(weeks: Weeks, levels: Sequence[float]) -> Chosen:
     scale = max(scale, 1e-9)
     held_out = _forecast(before, levels)[:held]
     naive = _naive(before, season, levels)[:held]
-    told = _forecast(days, levels).reshape(weeks.season, -1)
     flat = held_out.reshape(-1, 1 + len(levels))
     found = score(actual.reshape(1, -1), flat[None], scale, levels)
     plain = score(actual.reshape(1, -1), naive.reshape(1, -1, 1 + len(levels)), scale, levels)
     return Chosen(
-        name=NAME,
-        errors={NAME: found.mase * scale, "seasonal_naive": plain.mase * scale},
+        name=CALENDAR_PROFILE,
+        errors={CALENDAR_PROFILE: found.mase * scale, "seasonal_naive": plain.mase * scale},
         score=found,
         baseline=plain,
         held_out=flat,
-        final=np.stack([told, told]),
+        final=profile_of(weeks, levels),
         spread=usual_spread(weeks.per_day),
+        learned=Learned(CALENDAR_PROFILE),
     )
+
+
+def profile_of(weeks: Weeks, levels: Sequence[float]) -> Floats:
+    """The first week after `weeks` and any later one, which are the same, (2, points, 1 +
+    levels)."""
+    told = _forecast(_days(weeks), levels).reshape(weeks.season, -1)
+    return np.stack([told, told])
 
 
 def _days(weeks: Weeks) -> Floats:

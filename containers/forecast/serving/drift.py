@@ -25,9 +25,9 @@ from containers.forecast.consumption.series import (
     read_series,
     weeks_of,
 )
-from containers.forecast.models import backtest
-from containers.forecast.models.backtest import SCORED_LEVELS, naive_error
+from containers.forecast.models import scores
 from containers.forecast.models.candidates import SeasonalNaive
+from containers.forecast.models.scores import SCORED_LEVELS, naive_error
 from containers.forecast.stored_forecasts import starts
 
 FEWEST_DAYS: Final = {"h": 3, "D": 7}
@@ -102,8 +102,8 @@ def score(answer: Mapping[str, Any], prepared: Path) -> Scored | None:
     scale = naive_error(weeks.values)
     last_week = SeasonalNaive().forecast(weeks, [len(weeks.values)], 1, SCORED_LEVELS)[0, 0]
     baseline = last_week[future_points(before, len(told)) % weeks.season]
-    found = backtest.score(truth, told, scale, SCORED_LEVELS)
-    plain = backtest.score(truth, baseline, scale, SCORED_LEVELS)
+    found = scores.score(truth, told, scale, SCORED_LEVELS)
+    plain = scores.score(truth, baseline, scale, SCORED_LEVELS)
     return Scored(
         metrics={
             "mase": round(found.mase, 4),

@@ -61,7 +61,7 @@ def _described(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
         raise MalformedModelError(f"{CARD_FILE}: no error is below zero, and no coverage")
     stored = read_model(folder)
     if not isinstance(stored, StoredForecast):
-        raise MalformedModelError(f"{MODEL_FILE}: format must be 2")
+        raise MalformedModelError(f"{MODEL_FILE}: format must be 2 or 3")
     first = stored.end - len(stored.before.mean) * STEP[stored.frequency]
     return {
         "model": stored.model,
@@ -73,4 +73,5 @@ def _described(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
         "usable_from": stamp(first),
         "usable_until": stamp(stored.end + timedelta(days=stored.reach)),
         "quantiles": sorted(stored.first.quantiles),
+        "fresh_readings": stored.learned.model if stored.learned else None,
     }

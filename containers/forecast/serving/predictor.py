@@ -5,24 +5,28 @@ A request names the start of its forecast, by default the present
 model's data until two months after it, on the customer's clock. Intervals grow with the distance. A
 start beyond that raises `InvalidRequestError` with the date of the data's end. Training again with
 newer data gives newer forecasts.
+
+A request may carry fresh readings instead. The answer then starts from their end, by what the model
+learned (`containers.forecast.serving.fresh`, which imports numpy).
 """
 
 import json
 from array import array
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from time import time
 from typing import Any, Final
 
-from containers.forecast.stored_forecasts import starts
+from containers.forecast.stored_forecasts import fresh_readings, starts
 from containers.forecast.stored_forecasts.model_file import (
     WEEK,
     MalformedModelError,
+    Points,
     StoredForecast,
     StoredHorizon,
     read_card,
@@ -30,8 +34,10 @@ from containers.forecast.stored_forecasts.model_file import (
 )
 from containers.runtime.serving.predictor import Answer, InvalidModelError, InvalidRequestError
 
-LARGEST_BODY: Final = 64 << 10
-FIELDS: Final = (starts.FIELD, "period", "hours", "quantiles")
+LARGEST_BODY: Final = 128 << 10
+"""Bytes of a request: 53 weeks of hourly readings take up to 90 KB."""
+
+FIELDS: Final = (starts.FIELD, "period", "hours", "quantiles", fresh_readings.FIELD)
 
 DAYS_KEPT: Final = 2
 """Days of starts for which a model caches its answers, because most requests are for today or
@@ -42,6 +48,7 @@ _HOUR: Final = 3600
 # Memory of CPython objects besides their text, in bytes, measured with sys.getsizeof and rounded
 # up.
 _OVERHEAD: Final = 4096
+_NUMBER: Final = 32  # of a float in a list
 
 
 class _Row:
@@ -68,10 +75,18 @@ class _Rows:
 
 
 class _Values:
-    """A model's values by point, numbered from the end of its data; earlier points are negative."""
+    """A model's values by point, numbered from the end of its data; earlier points are negative.
+
+    `about` is the model without the values.
+    """
 
     def __init__(self, stored: StoredForecast | StoredHorizon) -> None:
-        self._stored = stored
+        none = Points((), {})
+        self.about = (
+            replace(stored, points=none)
+            if isinstance(stored, StoredHorizon)
+            else replace(stored, before=none, first=none, later=none)
+        )
         parts = (
             (stored.points,)
             if isinstance(stored, StoredHorizon)
@@ -86,7 +101,7 @@ class _Values:
 
     def columns(self, first: int, count: int) -> list[list[float]]:
         """Mean and quantiles of `count` points from `first` on."""
-        stored = self._stored
+        stored = self.about
         if isinstance(stored, StoredHorizon):
             return [list(column[first : first + count]) for column in self._parts[0]]
         week = WEEK[stored.frequency]
@@ -162,6 +177,7 @@ class ForecastModel:
     """A loaded model, and the texts of the days of its latest requests."""
 
     head: str
+    version: str
     frequency: str
     horizon: int
     card: Mapping[str, Any]
@@ -245,56 +261,36 @@ class ForecastPredictor:
             card = read_card(folder)
         except MalformedModelError as error:
             raise InvalidModelError(str(error)) from error
-        described = {
-            "model": stored.model,
-            "version": card["version"],
-            "frequency": stored.frequency,
-            "unit": stored.unit,
-        }
-        per_day = 24 if stored.frequency == "h" else 1
-        if isinstance(stored, StoredHorizon):
-            end, horizon, beyond = stored.start, len(stored.points.mean), len(stored.points.mean)
-            first, until, timezone = (
-                end,
-                end + beyond * starts.STEP[stored.frequency],
-                card.get("timezone"),
-            )
-        else:
-            end, horizon, timezone = stored.end, stored.horizon, stored.timezone
-            beyond = stored.reach * per_day + horizon
-            first = end - len(stored.before.mean) * starts.STEP[stored.frequency]
-            until = end + timedelta(days=stored.reach)
-        return ForecastModel(
-            head=json.dumps(described)[:-1],
-            frequency=stored.frequency,
-            horizon=horizon,
-            card={
-                "frequency": stored.frequency,
-                "timezone": timezone,
-                "data": {"end": starts.stamp(end)},
-                "usable_from": starts.stamp(first),
-                "usable_until": starts.stamp(until),
-            },
-            end=end,
-            beyond=beyond,
-            values=_Values(stored),
-        )
+        return _model(stored, card["version"], card.get("timezone"))
 
     def size(self, model: ForecastModel) -> int:
         """Bytes of the model in memory with all cached days."""
+        about = model.values.about
+        learned = about.learned if isinstance(about, StoredForecast) else None
+        numbers = (
+            sum(map(len, learned.coefficients)) + sum(map(len, chain(*learned.shifts)))
+            if learned
+            else 0
+        )
         points = model.horizon + model.per_day - 1
         cell = model.values.widest() + 1 + array("I").itemsize
         columns = points * cell * (1 + len(model.values.levels))
         timestamps = points * (len('"2026-01-01T00:00:00Z",') + array("I").itemsize)
-        return _OVERHEAD + model.values.size() + DAYS_KEPT * (columns + timestamps)
+        return (
+            _OVERHEAD + numbers * _NUMBER + model.values.size() + DAYS_KEPT * (columns + timestamps)
+        )
 
     def predict(self, model: ForecastModel, body: bytes, content_type: str, accept: str) -> Answer:
-        """Answer `{"period": days}` or `{"hours": n}`, optionally with a `start`; raises
-        `InvalidRequestError`."""
+        """Answer `{"period": days}` or `{"hours": n}`, optionally with a `start` and fresh
+        `readings`; raises `InvalidRequestError`."""
         _check_types(content_type, accept)
         request = _request(body)
         count = _count(request, model)
         levels = _levels(request, model)
+        known = ""
+        if fresh_readings.FIELD in request:
+            model = _renewed(model, request)
+            known = f',"data_end":"{starts.stamp(model.end)}"'
         start, number = model.start(request)
         if number + count > model.beyond:
             raise InvalidRequestError(
@@ -312,11 +308,74 @@ class ForecastPredictor:
         timestamps = rows.timestamps.cut(first, count)
         return Answer(
             (
-                f'{model.head},"start":"{start}","timestamps":[{timestamps}],'
+                f'{model.head},"start":"{start}"{known},"timestamps":[{timestamps}],'
                 f'"mean":[{rows.mean.cut(first, count)}],"quantiles":{{{quantiles}}}}}'
             ).encode(),
             "application/json",
         )
+
+
+def _model(
+    stored: StoredForecast | StoredHorizon, version: str, of_card: str | None = None
+) -> ForecastModel:
+    """The model of a file. A file of format 1 has no time zone, which is then that of its card."""
+    described = {
+        "model": stored.model,
+        "version": version,
+        "frequency": stored.frequency,
+        "unit": stored.unit,
+    }
+    per_day = 24 if stored.frequency == "h" else 1
+    learned = None
+    if isinstance(stored, StoredHorizon):
+        end, horizon, beyond = stored.start, len(stored.points.mean), len(stored.points.mean)
+        first, until, timezone = end, end + beyond * starts.STEP[stored.frequency], of_card
+    else:
+        end, horizon, timezone = stored.end, stored.horizon, stored.timezone
+        beyond = stored.reach * per_day + horizon
+        first = end - len(stored.before.mean) * starts.STEP[stored.frequency]
+        until = end + timedelta(days=stored.reach)
+        learned = stored.learned
+    return ForecastModel(
+        head=json.dumps(described)[:-1],
+        version=version,
+        frequency=stored.frequency,
+        horizon=horizon,
+        card={
+            "frequency": stored.frequency,
+            "timezone": timezone,
+            "data": {"end": starts.stamp(end)},
+            "usable_from": starts.stamp(first),
+            "usable_until": starts.stamp(until),
+            fresh_readings.TAKEN_BY: learned.model if learned else None,
+        },
+        end=end,
+        beyond=beyond,
+        values=_Values(stored),
+    )
+
+
+def _renewed(model: ForecastModel, request: dict[str, Any]) -> ForecastModel:
+    """The model as if its data ended with the request's readings; those from its start on are left
+    out, because a forecast knows nothing of what comes after its start."""
+    about = model.values.about
+    try:
+        readings = fresh_readings.parse(request.pop(fresh_readings.FIELD))
+        card = fresh_readings.card_of(readings, model.card)
+        resolved = starts.resolve(request, card, datetime.now(UTC))
+        starts.check(resolved, card)
+        start = str(resolved[starts.FIELD])
+        # Daily readings bear labels, as a daily model's starts do.
+        daily = readings.frequency == "D"
+        readings = readings.until(starts.instant(start) if daily else starts.begins(start, card))
+        fresh_readings.check_enough(readings, card)
+
+        from containers.forecast.serving.fresh import renewed
+
+        stored = renewed(about, readings, model.values.levels)
+    except (starts.InvalidStartError, fresh_readings.InvalidReadingsError) as error:
+        raise InvalidRequestError(error.message, error.field, error.code) from error
+    return _model(stored, model.version)
 
 
 def _check_types(content_type: str, accept: str) -> None:

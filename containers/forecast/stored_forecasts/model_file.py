@@ -8,6 +8,9 @@ end:
 - `later`: every week from the second on, whose intervals grow with the distance by the factors of
   `spread`.
 
+Since format 3 it also stores what the model learned, which forecasts from the end of fresh readings
+(`containers.forecast.stored_forecasts.learned`).
+
 Values have four significant digits. Two months ahead take a few kilobytes. The standard library
 alone reads the file in well under a millisecond, and the file cannot run code.
 
@@ -26,6 +29,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from containers.forecast.stored_forecasts import learned as learning
+from containers.forecast.stored_forecasts.learned import Learned
 from containers.runtime.errors import ContainerError
 
 MODEL_FILE: Final = "model.json"
@@ -68,7 +73,8 @@ class StoredForecast:
     A request may start up to `reach` days after it, and ask for `horizon` points. `before` are the
     last points before the end, `first` those of the week after it, and `later` those of each week
     from the second on. In week `w` (1 is the second) the distance of each quantile from the median
-    is that in `later`, times `spread[w - 1]`.
+    is that in `later`, times `spread[w - 1]`. `learned` is None for a model that forecasts from no
+    other end.
     """
 
     model: str
@@ -82,6 +88,7 @@ class StoredForecast:
     first: Points
     later: Points
     spread: Sequence[float]
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ class StoredHorizon:
 def write_model(folder: Path, stored: StoredForecast) -> None:
     """Write `model.json` into `folder`; equal forecasts give equal bytes."""
     document = {
-        "format": 2,
+        "format": 3,
         "model": stored.model,
         "frequency": stored.frequency,
         "unit": stored.unit,
@@ -107,6 +114,7 @@ def write_model(folder: Path, stored: StoredForecast) -> None:
         "reach": stored.reach,
         "horizon": stored.horizon,
         "spread": list(stored.spread),
+        "learned": learning.document_of(stored.learned) if stored.learned else None,
     }
     for name in ("before", "first", "later"):
         points: Points = getattr(stored, name)
@@ -121,8 +129,8 @@ def read_model(folder: Path) -> StoredForecast | StoredHorizon:
     """Read `model.json`. Raises `MalformedModelError` for files that no version of training
     writes."""
     document = _object(folder / MODEL_FILE)
-    if document.get("format") not in (1, 2):
-        raise MalformedModelError(f"{MODEL_FILE}: format must be 1 or 2")
+    if document.get("format") not in (1, 2, 3):
+        raise MalformedModelError(f"{MODEL_FILE}: format must be 1, 2 or 3")
     frequency = document.get("frequency")
     if frequency not in tuple(LARGEST_HORIZON):
         raise MalformedModelError(f"{MODEL_FILE}: frequency must be h or D")
@@ -167,7 +175,17 @@ def read_model(folder: Path) -> StoredForecast | StoredHorizon:
         first=first,
         later=later,
         spread=spread,
+        learned=_learned(document.get("learned"), frequency, len(first.quantiles)),
     )
+
+
+def _learned(document: Any, frequency: str, levels: int) -> Learned | None:
+    if document is None:
+        return None
+    try:
+        return learning.parse(document, frequency, levels)
+    except learning.MalformedLearnedError as error:
+        raise MalformedModelError(f"{MODEL_FILE}: {error}") from error
 
 
 def _points(document: Mapping[str, Any], prefix: str, least: int, most: int) -> Points:

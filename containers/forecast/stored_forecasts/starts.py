@@ -14,27 +14,46 @@ time that it skips, the offset before the change counts.
 
 A resolved start is an instant of UTC (`2026-11-30T05:00:00Z`), and for a daily model a local date
 (`2026-11-30`).
+
+A request may carry fresh readings (`containers.forecast.stored_forecasts.fresh_readings`). Their
+end then stands for the end of the model's data.
 """
 
 import re
 import zoneinfo
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from functools import lru_cache
 from typing import Any, Final
 
+from containers.forecast.stored_forecasts import fresh_readings
+from containers.forecast.stored_forecasts.clock import (
+    FIRST_YEAR,
+    LAST_YEAR,
+    STAMP,
+    STEP,
+    instant,
+    stamp,
+    zone,
+)
 from containers.runtime.errors import ContainerError
+
+__all__ = [
+    "DATA_END",
+    "FIELD",
+    "STEP",
+    "InvalidStartError",
+    "begins",
+    "check",
+    "instant",
+    "resolve",
+    "stamp",
+    "zone",
+]
 
 FIELD: Final = "start"
 
 DATA_END: Final = "data_end"
 """The start that every model can answer, however old its data are; smoke requests use it."""
-
-FIRST_YEAR: Final = 1970
-LAST_YEAR: Final = 2199
-"""Bounds of a start's year: those of a model's stamps, far from the limits of Python's dates."""
-
-STEP: Final = {"h": timedelta(hours=1), "D": timedelta(days=1)}
 
 _START: Final = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2})"
@@ -42,7 +61,6 @@ _START: Final = re.compile(
     r"](?P<time>\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?)(?P<offset>[Zz]|[+-]\d{2}(?::?\d{2})?)?)?",
     re.ASCII,
 )
-_STAMP: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class InvalidStartError(ContainerError, ValueError):
@@ -64,8 +82,10 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
     of its data's end. `now` is an instant with a time zone. `check` decides whether the model
     reaches that start.
 
-    Raises `InvalidStartError` for a malformed start.
+    Raises `InvalidStartError` for a malformed start, and `InvalidReadingsError` for readings that
+    the model cannot forecast from.
     """
+    card = _with_readings(request, card)
     if request.get(FIELD) == DATA_END:
         end = _data_end(card)
         if end is None:
@@ -74,7 +94,7 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
             )
         return {
             **request,
-            FIELD: end.date().isoformat() if card.get("frequency") == "D" else end.strftime(_STAMP),
+            FIELD: end.date().isoformat() if card.get("frequency") == "D" else end.strftime(STAMP),
         }
     clock = zone(card.get("timezone"))
     moment = _moment(request[FIELD], clock) if FIELD in request else now.astimezone(clock)
@@ -82,16 +102,18 @@ def resolve(request: Mapping[str, Any], card: Mapping[str, Any], now: datetime) 
         return {**request, FIELD: _next_day(moment).isoformat()}
     return {
         **request,
-        FIELD: _next_hour(moment.astimezone(UTC), _minute_of_hour(card)).strftime(_STAMP),
+        FIELD: _next_hour(moment.astimezone(UTC), _minute_of_hour(card)).strftime(STAMP),
     }
 
 
 def check(request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
-    """Raise `InvalidStartError` where the model does not reach the start of a resolved request.
+    """Raise `InvalidStartError` where the model does not reach the start of a resolved request, and
+    `InvalidReadingsError` for readings that it cannot forecast from.
 
     It reads `usable_from` and `usable_until` of the card. Old cards have only `data.end` and
     `horizon_points`; their models reach to the end of their horizon.
     """
+    card = _with_readings(request, card)
     start = instant(request[FIELD])
     end = instant(card["data"]["end"])
     step = STEP[card["frequency"]]
@@ -103,24 +125,25 @@ def check(request: Mapping[str, Any], card: Mapping[str, Any]) -> None:
     )
     if start >= until:
         raise InvalidStartError(
-            f"The model does not reach {request[FIELD]}: its data end at {end:{_STAMP}}, and it "
+            f"The model does not reach {request[FIELD]}: its data end at {end:{STAMP}}, and it "
             f"forecasts from starts "
-            f"before {until:{_STAMP}}. Upload newer data.",
+            f"before {until:{STAMP}}. Upload newer data.",
             "start_beyond_reach",
         )
     if start < first:
         raise InvalidStartError(
-            f"The model does not go back to {request[FIELD]}: its data end at {end:{_STAMP}}, and "
+            f"The model does not go back to {request[FIELD]}: its data end at {end:{STAMP}}, and "
             f"it forecasts from "
-            f"{first:{_STAMP}} on. Ask for a later start.",
+            f"{first:{STAMP}} on. Ask for a later start.",
             "start_before_reach",
         )
 
 
-def instant(told: str) -> datetime:
-    """A resolved start, or a stamp of a card, in UTC; a date becomes its midnight of UTC, the label
-    of daily series."""
-    return datetime.fromisoformat(told.replace("Z", "+00:00")).replace(tzinfo=UTC)
+def _with_readings(request: Mapping[str, Any], card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The card with the end and reach that a request's readings give the model."""
+    if fresh_readings.FIELD not in request:
+        return card
+    return fresh_readings.card_of(fresh_readings.parse(request[fresh_readings.FIELD]), card)
 
 
 def begins(start: str, card: Mapping[str, Any]) -> datetime:
@@ -129,20 +152,6 @@ def begins(start: str, card: Mapping[str, Any]) -> datetime:
     if card.get("frequency") == "D":
         return _moment(start, zone(card.get("timezone")))
     return instant(start)
-
-
-def stamp(moment: datetime) -> str:
-    """An instant of UTC in the form of cards and answers."""
-    return moment.strftime(_STAMP)
-
-
-@lru_cache(maxsize=256)
-def zone(name: str | None) -> zoneinfo.ZoneInfo:
-    """The zone of that name; UTC for None, and for a name that this machine does not know."""
-    try:
-        return zoneinfo.ZoneInfo(str(name or "UTC"))
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return zoneinfo.ZoneInfo("UTC")
 
 
 def _moment(value: Any, clock: zoneinfo.ZoneInfo) -> datetime:

@@ -12,22 +12,23 @@ from containers.forecast.consumption.preparation import RefusedDataError
 from containers.forecast.consumption.series import (
     PER_DAY,
     STEP,
-    Floats,
     Series,
     UnusableSeriesError,
     daily,
     read_series,
     weeks_of,
 )
-from containers.forecast.models.backtest import Chosen, choose
+from containers.forecast.models.backtest import choose
 from containers.forecast.models.candidates import Average, Candidate, SeasonalNaive, WeeklyMedian
 from containers.forecast.models.distance import REACH_DAYS
 from containers.forecast.models.global_model import GlobalModel
+from containers.forecast.models.learned import points_of, short
 from containers.forecast.models.prophet_map import Prophet
 from containers.forecast.models.ridge import Ridge
+from containers.forecast.models.scores import Chosen
 from containers.forecast.models.short_history import first_model, is_short
 from containers.forecast.models.stock_prophet import StockProphet
-from containers.forecast.stored_forecasts.model_file import Points, StoredForecast, write_model
+from containers.forecast.stored_forecasts.model_file import StoredForecast, write_model
 from containers.forecast.stored_forecasts.starts import stamp
 from containers.forecast.training.settings import (
     DEFAULT_HORIZON_DAYS,
@@ -157,10 +158,11 @@ def store(task: Task, series: Series, chosen: Chosen, settings: Settings, folder
             end=end,
             reach=REACH_DAYS,
             horizon=points,
-            before=_points(chosen.held_out, settings),
-            first=_points(chosen.final[0], settings),
-            later=_points(chosen.final[1], settings),
+            before=points_of(chosen.held_out, settings.quantiles),
+            first=points_of(chosen.final[0], settings.quantiles),
+            later=points_of(chosen.final[1], settings.quantiles),
             spread=chosen.spread,
+            learned=chosen.learned,
         ),
     )
     return Trained(
@@ -192,14 +194,10 @@ def store(task: Task, series: Series, chosen: Chosen, settings: Settings, folder
             "usable_from": stamp(before),
             "usable_until": stamp(end + timedelta(days=REACH_DAYS)),
             "quantiles": list(settings.quantiles),
+            "fresh_readings": chosen.learned.model if chosen.learned else None,
         },
         preview=_preview(series, chosen, settings),
     )
-
-
-def _points(told: Floats, settings: Settings) -> Points:
-    columns = [_rounded(column) for column in told.T]
-    return Points(columns[0], dict(zip(settings.quantiles, columns[1:], strict=True)))
 
 
 def _preview(series: Series, chosen: Chosen, settings: Settings) -> dict[str, Any]:
@@ -207,8 +205,7 @@ def _preview(series: Series, chosen: Chosen, settings: Settings) -> dict[str, An
     weeks = weeks_of(series)
     told = chosen.held_out
     truth = [
-        None if math.isnan(value) else value
-        for value in _rounded(weeks.values.ravel()[-len(told) :])
+        None if math.isnan(value) else value for value in short(weeks.values.ravel()[-len(told) :])
     ]
     local_start = (weeks.end - len(told)) * STEP[series.frequency]
     levels = list(settings.quantiles)
@@ -219,12 +216,7 @@ def _preview(series: Series, chosen: Chosen, settings: Settings) -> dict[str, An
         "timezone": series.timezone,
         "unit": "kWh",
         "truth": truth,
-        "mean": _rounded(told[:, 0]),
-        "q10": _rounded(told[:, 1 + levels.index(0.1)]),
-        "q90": _rounded(told[:, 1 + levels.index(0.9)]),
+        "mean": short(told[:, 0]),
+        "q10": short(told[:, 1 + levels.index(0.1)]),
+        "q90": short(told[:, 1 + levels.index(0.9)]),
     }
-
-
-def _rounded(values: Floats) -> list[float]:
-    """Four significant digits: finer than any meter's error, and a third of the bytes."""
-    return [float(f"{value:.4g}") for value in values.tolist()]

@@ -20,7 +20,7 @@ SECTIONS = {
     "Any upload": ["tenantry/uploads/bounded_calls.py", "tenantry/uploads/training_data.py"],
     "Consumption files": [
         f"containers/forecast/consumption/{module}.py"
-        for module in ("reading", "timestamps", "wall_clock", "preparation")
+        for module in ("reading", "timestamps", "wall_clock", "preparation", "checks")
     ],
     "Any table": [
         f"containers/runtime/tables/{module}.py"

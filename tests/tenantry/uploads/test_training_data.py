@@ -87,7 +87,7 @@ def test_names_that_people_give_files_go_no_further_and_what_is_left_out_is_told
     assert request is not None
     made = make_training_data(deployment, ENERGY, request)
     assert made.rows == 59 * 24
-    assert made.files == ("data.csv", "series.json")
+    assert made.files == ("data.csv", "readings.json", "series.json")
     assert made.facts["left_out"] == [".DS_Store"]
     assert "Müller" not in made.to_json()
 

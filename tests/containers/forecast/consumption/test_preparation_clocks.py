@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from containers.forecast.consumption.preparation import Prepared, RefusedDataError, prepare
+from containers.forecast.consumption.series import local_hours
 
 CHECKS = settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -362,3 +363,17 @@ def test_a_daily_reading_within_the_day_is_of_its_date(tmp_path: Path) -> None:
         io.BytesIO((tmp_path / "out" / "data.csv").read_bytes()).readline()
         == b"timestamp,consumption\n"
     )
+
+
+@CHECKS
+@given(
+    zone=st.sampled_from([*AUTUMN_CHANGES, "Australia/Lord_Howe", "Africa/Casablanca", "UTC"]),
+    day=st.integers(0, 400),
+    count=st.integers(0, 24 * 300),
+)
+def test_hours_of_a_wall_clock_are_those_that_pandas_tells(zone: str, day: int, count: int) -> None:
+    start = int(datetime(2024, 9, 1, 5, 30, tzinfo=UTC).timestamp()) + day * 86_400
+    instants = pd.to_datetime(start + 3600 * np.arange(count), unit="s", utc=True)
+    wall = instants.tz_convert(zone).tz_localize(None).to_numpy().astype("datetime64[s]")
+    told = local_hours(zone, start, count)
+    assert np.array_equal(told, wall.astype(np.int64) // 3600)

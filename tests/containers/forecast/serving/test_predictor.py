@@ -306,7 +306,7 @@ def _document(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": 3}, "format"),
+        ({"format": 4}, "format"),
         ({"frequency": "W"}, "frequency"),
         ({"frequency": ["h"]}, "frequency"),
         ({"model": "<script>"}, "model"),
