@@ -96,16 +96,63 @@ def prepare(
     `rows` counts the rows whose target is known. Raises `RefusedDataError`.
     """
     import pyarrow as pa
-    from pyarrow import parquet
 
     repairs: Counter[str] = Counter()
     parts = [_table(name, columns, repairs) for name, columns in read_tables(files, WANTED)]
     table = _without_repeated(pa.concat_tables(parts), repairs)
+    return _written(table, destination, repairs)
+
+
+def extend(
+    prepared: Path,
+    files: Sequence[Path],
+    destination: Path,
+    parameters: Mapping[str, Any],  # noqa: ARG001 - the table has none
+) -> dict[str, Any]:
+    """Write what `prepare` writes, of rows that were prepared before and of newer files.
+
+    A customer's month that the files tell again is as they tell it: by then it is known whether
+    the customer left. Raises `RefusedDataError`, as for files that tell nothing new.
+    """
+    import pyarrow as pa
+    from pyarrow import compute, parquet
+
+    repairs: Counter[str] = Counter()
+    parts = [_table(name, columns, repairs) for name, columns in read_tables(files, WANTED)]
+    newer = _without_repeated(pa.concat_tables(parts), repairs)
+    before = parquet.read_table(prepared / ROWS_FILE, use_threads=False).cast(newer.schema)
+    told_again = compute.is_in(_month_of(before), value_set=_month_of(newer).combine_chunks())
+    kept = before.filter(compute.invert(told_again))
+    table = _without_repeated(pa.concat_tables([kept, newer]), Counter())
+    if _fingerprint(table) == _fingerprint(_without_repeated(before, Counter())):
+        raise RefusedDataError(
+            "The files tell nothing that is not known already.",
+            TABLE.period,
+            "Upload newer months.",
+            code="nothing_new",
+        )
+    return _written(table, destination, repairs)
+
+
+def _month_of(table: "pa.Table") -> "pa.ChunkedArray":
+    """What tells a customer's month from every other."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    month = table[TABLE.period].cast(pa.string())
+    return compute.binary_join_element_wise(table[TABLE.id], month, "\x1f")
+
+
+def _written(table: "pa.Table", destination: Path, repairs: Counter[str]) -> dict[str, Any]:
+    """Write the prepared files, and tell of them."""
+    from pyarrow import parquet
+
     out = destination / ROWS_FILE
     parquet.write_table(table, out, row_group_size=ROW_GROUP_ROWS, compression="zstd")
     scored = _to_score(table)
     if 0 < len(scored) <= MOST_SCORED:
-        (destination / SCORED_FILE).write_text(json.dumps(scored, separators=(",", ":")))
+        content = json.dumps(_as_request(scored), separators=(",", ":"))
+        (destination / SCORED_FILE).write_text(content)
     known = table[TABLE.target].drop_null().to_numpy()
     periods = table[TABLE.period]
     return {
@@ -123,14 +170,23 @@ def prepare(
     }
 
 
-def _to_score(table: "pa.Table") -> list[dict[str, Any]]:
-    """The newest row of each customer whose target there is unknown, as a request has it, by id."""
+def _to_score(table: "pa.Table") -> "pa.Table":
+    """The newest row of each customer, where its target is unknown."""
+    from pyarrow import compute
+
+    codes = table[TABLE.id].combine_chunks().dictionary_encode().indices.to_numpy()
+    last = np.zeros(codes.max(initial=-1) + 1, np.int64)
+    last[codes] = np.arange(len(codes))  # rows are in order of their periods
+    newest = table.take(np.sort(last))
+    return newest.filter(compute.is_null(newest[TABLE.target]))
+
+
+def _as_request(table: "pa.Table") -> list[dict[str, Any]]:
+    """Rows as a request has them, by id."""
     names = [column.name for column in TABLE.features]
-    newest = {row[TABLE.id]: row for row in table.to_pylist()} if len(table) else {}
     return [
-        {"id": id_, **{name: row[name] for name in names}}
-        for id_, row in sorted(newest.items())
-        if row[TABLE.target] is None
+        {"id": row[TABLE.id], **{name: row[name] for name in names}}
+        for row in sorted(table.to_pylist(), key=lambda row: str(row[TABLE.id]))
     ]
 
 

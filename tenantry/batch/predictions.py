@@ -108,11 +108,12 @@ def predict(
             failures[tenant] = "it has no model yet"
             report.failed("batch_predictions", tenant, failures[tenant])
     fresh = fresh_data(deployment, workload, period.batch, champions)
-    too_old = _too_old(deployment, workload, champions, period, report, fresh)
-    champions = [champion for champion in champions if champion.tenant not in too_old]
+    left_out = _too_old(deployment, workload, champions, period, report, fresh)
+    left_out |= _nothing_to_predict(workload, period, champions, fresh, report)
+    champions = [champion for champion in champions if champion.tenant not in left_out]
     # tenants that were named fail visibly; a round for all tenants leaves them out
     if tenants is not None:
-        for tenant, reason in too_old.items():
+        for tenant, reason in left_out.items():
             failures[tenant] = reason
             report.failed("batch_predictions", tenant, reason)
     starting(sorted(champion.tenant for champion in champions))
@@ -139,6 +140,25 @@ def predict(
             lines,
         )
     return failures
+
+
+def _nothing_to_predict(
+    workload: Workload,
+    period: Period,
+    champions: Sequence[Champion],
+    fresh: FreshData,
+    report: Report,
+) -> dict[ids.ModelId, str]:
+    """The tenants of a shared model without data that it could predict from, each with the
+    reason."""
+    section = workload.inference
+    if workload.shared_model is None or section is None or period.batch.input != "latest":
+        return {}
+    reason = f"its data have nothing to predict from: there is no {section.file}"
+    found = {one.tenant: reason for one in champions if one.tenant not in fresh}
+    if found:
+        report.info(f"{len(found)} tenants are left out: {reason}")
+    return found
 
 
 def _champions(

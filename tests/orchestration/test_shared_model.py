@@ -43,6 +43,17 @@ def customers() -> dict[str, bytes]:
     return files
 
 
+def known(file: bytes) -> bytes:
+    """The file without the customers whose target is not known yet."""
+    from pyarrow import compute, parquet
+
+    from containers.tabular.table import TABLE
+
+    table, sink = parquet.read_table(io.BytesIO(file)), io.BytesIO()
+    parquet.write_table(table.filter(compute.is_valid(table[TABLE.target])), sink)
+    return sink.getvalue()
+
+
 def test_a_shared_model_scores_the_customers_of_each_tenant(
     deployment: Deployment,
     dagster_instance: DagsterInstance,
@@ -99,7 +110,7 @@ def test_a_shared_model_scores_the_customers_of_each_tenant(
     assert again is not None
     assert again.status == "registered"
     with TenantClient(deployment, churn, tenants[3]) as client:
-        client.upload({"customers.parquet": customers["t3"]})
+        client.upload({"customers.parquet": known(customers["t3"])})
     take_in(deployment, dagster_instance)
     for result in onboard(deployment, dagster_instance, churn):
         assert result.success
@@ -107,6 +118,10 @@ def test_a_shared_model_scores_the_customers_of_each_tenant(
     (result,) = onboard(deployment, dagster_instance, churn)
     assert result.success
     assert len(registry.versions(ids.SHARED, CHURN)) == 2
+    # One whose customers' fates are all known has nobody to score, and costs the others nothing.
+    assert run(dagster_instance, "churn_batch_predictions", None).success
+    told = metadata_of(dagster_instance, "churn", "batch_predictions")
+    assert set(told) == set(tenants[:3])
 
 
 def test_without_data_there_is_no_shared_model(deployment: Deployment, churn: Workload) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from containers.tabular import preparation
-from containers.tabular.preparation import ROWS_FILE, prepare, rows_schema
+from containers.tabular.preparation import ROWS_FILE, SCORED_FILE, extend, prepare, rows_schema
 from contracts.refused_data import RefusedDataError
 from tests.containers.tabular.churn import ROW, prepared, table
 
@@ -46,6 +47,7 @@ def test_rows_have_one_form_and_those_of_unknown_outcome_are_kept(tmp_path: Path
         "first": "2026-01-01",
         "last": "2026-02-01",
         "target_unknown": 1,
+        "to_score": 1,
         "target_share": 0.5,
     }
     rows = rows_of(tmp_path / "data")
@@ -58,7 +60,7 @@ def test_rows_have_one_form_and_those_of_unknown_outcome_are_kept(tmp_path: Path
     assert {name: rows[0][name] for name in ROW} == ROW
     found = parquet.read_schema(tmp_path / "data" / ROWS_FILE)
     assert found.remove_metadata() == rows_schema()
-    assert [path.name for path in (tmp_path / "data").iterdir()] == [ROWS_FILE]
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {ROWS_FILE, SCORED_FILE}
 
 
 def test_a_table_without_any_outcome_can_be_scored_and_teaches_nothing(tmp_path: Path) -> None:
@@ -260,3 +262,48 @@ def test_whatever_is_uploaded_is_read_or_refused(
     except RefusedDataError:
         return
     assert made["rows"] + made["facts"]["target_unknown"] == len(rows_of(folder))
+
+
+def extended(folder: Path, before: Path, *files: str) -> dict[str, Any]:
+    """What ``extend`` makes of prepared rows and newer files."""
+    folder.mkdir()
+    paths = []
+    for number, content in enumerate(files):
+        paths.append(folder / f"new-{number}.csv")
+        paths[-1].write_text(content)
+    (folder / "out").mkdir()
+    return extend(before, paths, folder / "out", {})
+
+
+def test_newer_months_join_the_known_ones_and_tell_how_they_ended(tmp_path: Path) -> None:
+    prepared(tmp_path / "before", table({"churned": ""}, {"customer": "c2", "churned": ""}))
+    newer = table({}, {"customer": "c2", "churned": "yes"}, {"period": "2026-02", "churned": ""})
+    made = extended(tmp_path / "after", tmp_path / "before", newer)
+    assert (made["rows"], made["facts"]["to_score"]) == (2, 1)
+    rows = rows_of(tmp_path / "after/out")
+    assert [(row["customer"], str(row["period"]), row["churned"]) for row in rows] == [
+        ("c1", "2026-01-01", False),
+        ("c2", "2026-01-01", True),
+        ("c1", "2026-02-01", None),
+    ]
+    (scored,) = json.loads((tmp_path / "after/out" / SCORED_FILE).read_text())
+    assert scored == {"id": "c1", **ROW}
+    with pytest.raises(RefusedDataError) as error:
+        extended(tmp_path / "again", tmp_path / "after/out", newer)
+    assert error.value.code == "nothing_new"
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations([1, 2, 3, 4]))
+def test_months_in_any_order_come_to_the_same_rows(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int]
+) -> None:
+    base = tmp_path_factory.mktemp("months")
+    months = [table({"period": f"2026-0{month}"}) for month in range(1, 6)]
+    whole = prepared(base / "whole", *months)
+    prepared(base / "0", months[4])
+    for place, month in enumerate(order):
+        last = extended(
+            base / f"{place + 1}", base / ("0" if place == 0 else f"{place}/out"), months[month - 1]
+        )
+    assert last["fingerprint"] == whole["fingerprint"]
