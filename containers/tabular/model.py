@@ -42,7 +42,8 @@ _LEAF: Final = -1
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. `bytes` is what it holds in memory, at most."""
+    """A loaded model. `bytes` is what it holds in memory: measured, as many as
+    its file has."""
 
     booster: "xgboost.Booster"
     columns: Sequence[Column]

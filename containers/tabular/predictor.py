@@ -33,7 +33,7 @@ class TabularPredictor:
         return read_model(folder)
 
     def size(self, model: Model) -> int:
-        """Bytes of its trees' file, which they take no more than in memory."""
+        """Bytes of its trees' file, as many as they take in memory."""
         return model.bytes
 
     def predict(self, model: Model, body: bytes, content_type: str, accept: str) -> Answer:

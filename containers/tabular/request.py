@@ -1,15 +1,7 @@
 """Parses a request: rows of features, in JSON or CSV, as models see them.
 
-A fault is told with its field, its row (from 1) and a `reason` for programs:
-
-| `reason` | what |
-|---|---|
-| `not_json`, `not_csv` | the body is not of its content type |
-| `rows_malformed` | no rows, or a row that is no object |
-| `too_many_rows` | more than `MOST_ROWS` |
-| `field_unknown`, `field_missing` | a row has another field, or lacks one |
-| `wrong_type` | a value of another type |
-| `out_of_range` | a number outside its column's range |
+A fault is told with its field, its row (from 1) and a `reason` for programs, which
+docs/contracts.md ("Requests for scores") lists.
 """
 
 import csv
@@ -32,6 +24,7 @@ ID: Final = "id"
 LONGEST_ID: Final = 256
 """Characters."""
 
+_FAR: Final = 1e300
 _FLAGS: Final[Mapping[object, float]] = {True: 1.0, False: 0.0, None: math.nan}
 _FLAG_TEXTS: Final[Mapping[str, bool]] = {"true": True, "false": False, "1": True, "0": False}
 
@@ -127,9 +120,10 @@ def _cell(text: str, kind: str | None) -> object:
         return _FLAG_TEXTS.get(text.lower(), text)
     if kind == "numeric":
         try:
-            return float(text)
+            number = float(text)
         except ValueError:
             return text
+        return text if math.isnan(number) else number
     return text
 
 
@@ -157,27 +151,26 @@ def _column(column: Column, values: Sequence[object]) -> NDArray[np.float32]:
             _check_types(column, values, {bool, type(None)}, "true, false or null")
             return np.array([_FLAGS[value] for value in values], np.float32)
     _check_types(column, values, {str, type(None)}, "a text or null")
-    codes = column.codes
-    other = codes[OTHER]
-    return np.array(
-        [
-            math.nan if value is None else codes.get(category_of(str(value)), other)
-            for value in values
-        ],
-        np.float32,
-    )
+    other = column.codes[OTHER]
+    # Many rows have few categories.
+    told = {text: column.codes.get(category_of(str(text)), other) for text in {*values} - {None}}
+    return np.array([math.nan if value is None else told[value] for value in values], np.float32)
 
 
 def _numbers(column: Column, values: Sequence[Any]) -> NDArray[np.float32]:
     _check_types(column, values, {int, float, type(None)}, "a number or null")
-    for number, value in enumerate(values):
-        # NaN, which only CSV can hold, is not between anything either.
-        if value is not None and not column.low <= value <= column.high:
-            message = (
-                f"row {number + 1}: {column.name} must be from {column.low:g} to {column.high:g}"
-            )
-            raise InvalidRequestError(message, column.name, "out_of_range")
-    return np.array([math.nan if value is None else value for value in values], np.float32)
+    try:
+        numbers = np.array([math.nan if value is None else value for value in values], np.float64)
+    except OverflowError:  # a whole number of hundreds of digits, which lies outside of any range
+        far = [math.nan if value is None else max(-_FAR, min(value, _FAR)) for value in values]
+        numbers = np.array(far, np.float64)
+    outside = np.flatnonzero((numbers < column.low) | (numbers > column.high))
+    if len(outside):
+        message = (
+            f"row {outside[0] + 1}: {column.name} must be from {column.low:g} to {column.high:g}"
+        )
+        raise InvalidRequestError(message, column.name, "out_of_range")
+    return numbers.astype(np.float32)
 
 
 def _check_types(

@@ -69,7 +69,7 @@ def trained(
     workspace.mkdir(parents=True, exist_ok=True)
     task = Task("t-1", "acme", "v1", "pool", data)
     *progress, result = TabularTrainer().train(
-        [task], {"rounds": "150"} | hyperparameters, workspace
+        [task], {"rounds": "150", "threads": "1"} | hyperparameters, workspace
     )
     assert isinstance(result, Trained | Refused)
     assert all(isinstance(one, Underway) for one in progress)

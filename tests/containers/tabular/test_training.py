@@ -102,7 +102,7 @@ def test_the_same_data_give_the_same_bytes_whatever_the_threads(
     shared: Shared, tmp_path: Path
 ) -> None:
     made = [
-        trained(shared.root, tmp_path / threads, rounds="20", threads=threads)[0]
+        trained(shared.root, tmp_path / threads, rounds="8", threads=threads)[0]
         for threads in ("1", "2")
     ]
     one, two = made

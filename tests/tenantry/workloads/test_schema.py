@@ -178,9 +178,13 @@ def test_every_workload_of_the_product_is_read() -> None:
             "serving.capacity.timetable.0.timezone",
         ),
         ("serving.capacity.timetable.1.name", "business_hours", "serving.capacity"),
-        ("batch.timezone", "", "batch.timezone"),
-        ("batch.request", [1], "batch.request"),
-        ("batch.request", {"start": date(2026, 1, 1)}, "batch.request: start is 2026-01-01, which"),
+        ("batches.0.timezone", "", "batches[0].timezone"),
+        ("batches.0.request", [1], "batches[0].request"),
+        (
+            "batches.0.request",
+            {"start": date(2026, 1, 1)},
+            "batches[0].request: start is 2026-01-01, which",
+        ),
         ("serving.smoke_request", {"period": float("inf")}, "serving.smoke_request: period is inf"),
         ("serving.environment", {"a b": "1"}, "serving.environment: 'a b' is no name of a"),
         ("serving.environment", {"A": "x" * 1025}, "serving.environment: A has 1025 characters"),
@@ -193,9 +197,9 @@ def test_every_workload_of_the_product_is_read() -> None:
             "training.hyperparameters: there are 101 of them",
         ),
         (
-            "batch.cron",
+            "batches.0.cron",
             "15 26 * * *",
-            "batch.cron: the cron expression '15 26 * * *' has the hour '26': it takes 0 to 23",
+            "batches[0].cron: the cron expression '15 26 * * *' has the hour '26': it takes 0 to 23",
         ),
         ("retraining.timezone", "Europe/Lodon", "retraining.timezone: 'Europe/Lodon' is no IANA"),
         ("moment.module", "containers.forecast.starts", "moment.module: there is no module"),
@@ -444,7 +448,9 @@ def test_an_endpoint_on_a_machine_that_cannot_be_multi_model_is_refused_with_wha
     ):
         read_workload(written(tmp_path, document))
     elsewhere = changed("serving.asynchronous", ASYNCHRONOUS | {"instance_type": instance_type})
-    elsewhere["batch"]["instance_type"] = elsewhere["training"]["instance_type"] = instance_type
+    elsewhere["batches"][0]["instance_type"] = elsewhere["training"]["instance_type"] = (
+        instance_type
+    )
     read_workload(written(tmp_path, yaml.safe_dump(elsewhere)))
 
 
