@@ -31,8 +31,8 @@ def fresh_data(
     """The data of champions that were made from others. None for a batch that is asked
     without them.
 
-    A document that is missing or too large is left out, and the champion predicts from the data
-    that it was made from.
+    A version that takes none is left out, and so is a document that is missing or too large: the
+    champion predicts from the data that it was made from.
     """
     section = workload.inference
     if section is None or batch.input != "latest" or not champions:
@@ -46,6 +46,7 @@ def fresh_data(
         if (found := current.get(one.tenant)) is not None
         and found.data.version != one.version
         and file in found.data.files
+        and (section.card is None or one.card.get(section.card))
     }
 
     def read(model: ids.ModelId, found: CurrentData) -> Any:

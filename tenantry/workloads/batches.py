@@ -102,6 +102,11 @@ class Inference(Section):
     file: JsonFile = Field(
         description="among the prepared files: the JSON document that goes into that field"
     )
+    card: RequestField | None = Field(
+        default=None,
+        description="an entry of a version's card, which is empty where the version takes no such "
+        "data; if it is not given, every version takes them",
+    )
     max_kilobytes: int = Field(default=512, ge=1, le=4096, description="of that file")
 
     @property

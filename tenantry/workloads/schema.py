@@ -41,6 +41,7 @@ from tenantry.workloads.sections import (
 )
 from tenantry.workloads.shown_assets import ShownAsset, WorkloadAsset
 
+_MOST_BATCHES: Final = 8
 _SUFFIX: Final = ".yaml"
 _NEARLY: Final = ".yml"  # to be renamed; a workload that is not read would look removed
 
@@ -72,7 +73,7 @@ class Workload(Section):
     quality: Quality
     serving: Serving
     hosting: Hosting = Hosting()
-    batches: tuple[Batch, ...] = Field(min_length=1, max_length=8)
+    batches: tuple[Batch, ...] = Field(description="at least one, and at most 8")
     retraining: Retraining | None = None
     drift: Drift | None = None
     imports: Imports | None = None
@@ -194,6 +195,8 @@ class Workload(Section):
 
     @model_validator(mode="after")
     def _batches_have_names_of_their_own(self) -> Workload:
+        if not 1 <= len(self.batches) <= _MOST_BATCHES:
+            raise ValueError(f"batches has {len(self.batches)}; list 1 to {_MOST_BATCHES} of them")
         names = [batch.name for batch in self.batches]
         if len(set(names)) < len(names):
             raise ValueError("two of the batches have one name; their predictions would collide")

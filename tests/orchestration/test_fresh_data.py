@@ -3,14 +3,15 @@ ones cost only themselves."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 from dagster import DagsterInstance
 
+from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.models.registry import ModelRegistry
-from tenantry.names import ids
+from tenantry.names import ids, s3_keys
 from tenantry.onboarding.appending import append
 from tenantry.onboarding.member import owed_members
 from tenantry.onboarding.pack import PackAtWork
@@ -18,7 +19,7 @@ from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import TenantClient
 from tenantry.uploads.current_data import current_data
 from tenantry.workloads.batches import Batch
-from tenantry.workloads.schema import Workload
+from tenantry.workloads.schema import Workload, read_workloads
 from tests.orchestration.running import at_once, metadata_of, onboard, run, take_in
 from tests.tenantry.batch.test_transform import Heard
 
@@ -109,40 +110,57 @@ def test_days_of_readings_reach_the_next_batch_and_make_no_model(
         assert newest.card["data"]["rows"] == first.card["data"]["rows"] + 3 * LINES_A_DAY
 
 
-@pytest.mark.parametrize("name", ["before any model", "of a wrong shape", "known already", "large"])
+def declared_too_large(deployment: Deployment, tenant: ids.TenantId) -> None:
+    """A manifest alone, which declares more bytes than the workload takes."""
+    files = [{"name": "day.csv", "bytes": 640 * 1024 * 1024, "sha256": "0" * 64}]
+    said = {"format": 1, "workload": "energy", "tenant": tenant, "files": files}
+    key = s3_keys.upload_manifest(ENERGY, tenant, ids.upload_id("large"))
+    document = {**said, "purpose": "inference"}
+    objects.write_json(deployment.s3, deployment.uploads_bucket, key, document)
+
+
 def test_bad_data_are_refused_and_change_nothing(
     deployment: Deployment,
     dagster_instance: DagsterInstance,
     energy: Workload,
     consumption: dict[str, bytes],
-    name: str,
 ) -> None:
     workload, file = at_once(energy), consumption["tenant-1"]
-    good, bad = ids.tenant_id("good"), ids.tenant_id("bad")
-    with (
-        TenantClient(deployment, workload, good) as client,
-        TenantClient(deployment, workload, bad) as other,
-    ):
-        client.upload({"history.csv": history(file, 1)}, PARAMETERS)
-        if name != "before any model":
-            other.upload({"history.csv": history(file, 1)}, PARAMETERS)
-        everything(deployment, dagster_instance, workload)
-        before = current_data(deployment, ENERGY, bad)
-        content, code = {
-            "before any model": (last_day(file, 1), "no_model_yet"),
-            "of a wrong shape": (b"when,what\n2026-01-01,3\n", None),
-            "known already": (last_day(file, 3), "period_closed"),
-            "large": (b"timestamp,consumption\n" + b"2026-01-01T00:00Z,1\n" * 4_000_000, None),
-        }[name]
-        client.upload({"day.csv": last_day(file, 1)}, purpose="inference")
-        other.upload({"day.csv": content}, purpose="inference")
-        everything(deployment, dagster_instance, workload)
-        assert [one.status for one in client.requests("inference")] == ["appended"]
-        refused = [*other.requests("inference"), *other.requests()]
-        (row,) = [one for one in refused if one.status == "refused"]
-        assert row.reason
-        assert code in {None, row.reason_code}
-        assert current_data(deployment, ENERGY, bad) == before
+    names = ("good", "shape", "known", "large", "none")
+    clients = {name: TenantClient(deployment, workload, ids.tenant_id(name)) for name in names}
+    for name in names[:-1]:
+        clients[name].upload({"history.csv": history(file, 1)}, PARAMETERS)
+    everything(deployment, dagster_instance, workload)
+    before = {name: current_data(deployment, ENERGY, ids.tenant_id(name)) for name in names}
+
+    clients["good"].upload({"day.csv": last_day(file, 1)}, purpose="inference")
+    clients["shape"].upload({"day.csv": b"when,what\n2026-01-01,3\n"}, purpose="inference")
+    clients["known"].upload({"day.csv": last_day(file, 3)}, purpose="inference")
+    clients["none"].upload({"day.csv": last_day(file, 1)}, purpose="inference")
+    declared_too_large(deployment, ids.tenant_id("large"))
+    # Of another workload's tenant, whose key says so.
+    portraits = read_workloads()["portraits"]
+    with TenantClient(deployment, portraits, ids.tenant_id("good")) as other:
+        other.upload({"a.png": b"x"}, purpose="inference")
+    everything(deployment, dagster_instance, workload)
+
+    assert [one.status for one in clients["good"].requests("inference")] == ["appended"]
+    found = {}
+    for name in names[1:]:
+        rows = [*clients[name].requests("inference"), *clients[name].requests()]
+        (refused,) = [row for row in rows if row.status == "refused"]
+        assert refused.reason
+        found[name] = refused.reason_code
+        now = current_data(deployment, ENERGY, ids.tenant_id(name))
+        assert now == before[name]
+    assert found == {
+        "shape": "column_missing",
+        "known": "period_closed",
+        "large": "upload_too_large",
+        "none": "no_model_yet",
+    }
+    (elsewhere,) = other.requests()
+    assert elsewhere.reason_code == "inference_not_taken"
 
 
 def test_a_batch_on_uploads_predicts_at_once_and_once_though_its_run_dies(
@@ -170,7 +188,7 @@ def test_a_batch_on_uploads_predicts_at_once_and_once_though_its_run_dies(
             at_work = PackAtWork(
                 deployment, workload, pack, "bridge", Heard(), frozenset(["training_data"])
             )
-            append(at_work, members, predict, datetime.now(UTC) + timedelta())  # type: ignore[arg-type]
+            append(at_work, members, predict, datetime.now(UTC))  # type: ignore[arg-type]
 
         def dies(*_: object) -> None:
             raise KeyboardInterrupt
