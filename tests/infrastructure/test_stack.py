@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from cfnlint.decode.cfn_yaml import load
 
-from infrastructure.deploy import TEMPLATE
+from infrastructure.template_body import TEMPLATE
 from tenantry.names import ids, s3_keys
 
 # https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for

@@ -103,6 +103,8 @@ def test_the_sensor_looks_after_endpoints_and_their_capacity() -> None:
     assert isinstance(sensor, AutomationConditionSensorDefinition)
     watched = sensor.asset_selection.resolve(defs.resolve_asset_graph())
     assert {"/".join(key.path) for key in watched} == {
+        "churn/serving_endpoint",
+        "churn/endpoint_capacity",
         "energy/serving_endpoint",
         "energy/endpoint_capacity",
         "portraits/serving_endpoint",

@@ -96,12 +96,12 @@ def test_dg_lists_it_and_finds_this_projects_definitions_in_order() -> None:
 
 @pytest.mark.slow
 def test_what_dg_scaffolds_can_be_used_and_dagsters_own_loader_takes_it(project: Path) -> None:
-    made = dg(project, "scaffold", "defs", TYPE, "churn")
+    made = dg(project, "scaffold", "defs", TYPE, "water")
     assert made.returncode == 0, made.stdout + made.stderr
     checked = dg(project, "check", "defs")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     read = read_workloads(project / "workloads").all_readable()
-    assert list(read) == ["churn", "energy", "portraits"]
+    assert sorted(read) == ["churn", "energy", "portraits", "water"]
     program = (
         "import json, pathlib, dagster\n"
         "defs = dagster.load_from_defs_folder(path_within_project=pathlib.Path('.').resolve())\n"
@@ -116,7 +116,7 @@ def test_what_dg_scaffolds_can_be_used_and_dagsters_own_loader_takes_it(project:
         text=True,
         check=True,
     )
-    assert set(json.loads(loaded.stdout)) == by_file(read["churn"])["assets"]
+    assert set(json.loads(loaded.stdout)) == by_file(read["water"])["assets"]
 
 
 def test_dg_refuses_a_name_that_no_workload_can_have(project: Path) -> None:
@@ -149,7 +149,7 @@ def test_dg_check_defs_fails_for_a_bad_file_that_is_no_component(project: Path) 
     path.write_text(path.read_text().replace('cron: "15 2 ', 'cron: "15 26 '))
     checked = dg(project, "check", "defs")
     assert checked.returncode == 1
-    assert "batch.cron: the cron expression '15 26 * * *' has the hour '26'" in (
+    assert "batches.0.cron: the cron expression '15 26 * * *' has the hour '26'" in (
         checked.stdout + checked.stderr
     )
 
@@ -209,12 +209,12 @@ def test_a_workload_that_is_said_twice_is_left_out(tmp_path: Path) -> None:
 
 def test_a_component_that_cannot_be_read_does_not_look_removed(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()  # no component
-    for name, file in (("churn", "defs.yaml"), ("energy", "defs.yml")):
+    for name, file in (("water", "defs.yaml"), ("energy", "defs.yml")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).symlink_to(tmp_path / "nowhere")
     found = read_workloads(tmp_path)
-    assert found.names == ["churn", "energy"]
-    assert "churn/defs.yaml: cannot be read" in found.unreadable["churn"]
+    assert found.names == ["energy", "water"]
+    assert "water/defs.yaml: cannot be read" in found.unreadable["water"]
     assert "energy/defs.yml: its name must end in .yaml" in found.unreadable["energy"]
 
 

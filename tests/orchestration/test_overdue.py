@@ -42,9 +42,18 @@ NOBODY = {"ops": {"energy_predict_everyone": {"config": {"day": "2026-03-12"}}}}
 
 
 def looked_before(now: datetime = NOW) -> Look:
-    """Long ago; the batches of the days before are settled."""
-    long_ago, before = now - timedelta(days=9), (now - timedelta(hours=14)).replace(minute=0)
-    return Look(long_ago, long_ago, now, {"energy nightly batch": before})
+    """Long ago; the batches of all nights but the last are settled."""
+    long_ago = now - timedelta(days=9)
+    last = latest_night(now)
+    settled = {"energy nightly batch": last - timedelta(hours=12)}
+    return Look(long_ago, long_ago, now, settled)
+
+
+def latest_night(now: datetime) -> datetime:
+    """When the batch of the last night was due."""
+    from dagster._utils.schedules import get_latest_completed_cron_tick
+
+    return get_latest_completed_cron_tick("15 2 * * *", now, "Europe/London")
 
 
 def batch_of(energy: Workload) -> Scheduled:
@@ -126,7 +135,9 @@ def test_a_run_that_never_came_is_asked_for_once_its_schedule_had_time_to(
     assert asked(dagster_instance, [batch], back) == [], (
         "the schedules come first after a pause of the daemon"
     )
-    assert len(asked(dagster_instance, [batch], back, NOW + timedelta(minutes=6))) == 1
+    missed = asked(dagster_instance, [batch], back, NOW + timedelta(minutes=6))
+    days = [request.tags["tenantry/day"] for request in missed]
+    assert days == ["2026-03-10", "2026-03-11", "2026-03-12"], "each has predictions of its own"
 
 
 def test_a_run_that_waits_or_works_is_left_alone(
@@ -134,10 +145,22 @@ def test_a_run_that_waits_or_works_is_left_alone(
 ) -> None:
     batch = batch_of(energy)
     job = defs.resolve_job_def(BATCH)
-    dagster_instance.create_run_for_job(
-        job, tags={DUE_TAG: DUE.isoformat()}, status=DagsterRunStatus.STARTED
-    )
+    tags = dict(batch.run_at(DUE).tags)
+    dagster_instance.create_run_for_job(job, tags=tags, status=DagsterRunStatus.STARTED)
     assert asked(dagster_instance, [batch], looked_before()) == []
+
+
+def test_more_missed_nights_than_are_made_up_are_given_up_at_once(
+    dagster_instance: DagsterInstance, energy: Workload
+) -> None:
+    batch = batch_of(energy)
+    look = looked_before()
+    look.since, look.settled = NOW - timedelta(days=40), {}
+    found = asked(dagster_instance, [batch], look)
+    given_up = [one for one in found if isinstance(one, GivenUp)]
+    assert [(one.moment.date().isoformat(), one.runs) for one in given_up] == [("2026-02-26", 0)]
+    days = [one.tags["tenantry/day"] for one in found if isinstance(one, RunRequest)]
+    assert (len(days), days[0], days[-1]) == (14, "2026-02-27", "2026-03-12")
 
 
 def test_a_run_that_says_itself_why_it_failed_is_not_repeated(
@@ -275,14 +298,16 @@ def test_the_sensor_asks_for_a_lost_batch_and_tells_operators_when_it_gives_up(
             asked = [each for each in done.run_requests or () if each.job_name == BATCH]
             return asked, str(done.cursor)
 
-    (request,), cursor = tick(looked_before(now).cursor())
+    look = looked_before(now)
+    look.settled = {"energy nightly batch": now - timedelta(hours=12)}
+    (request,), cursor = tick(look.cursor())
     assert run(dagster_instance, BATCH, dict(request.run_config), dict(request.tags)).success
     assert tick(cursor)[0] == []
     dagster_instance.delete_run(dagster_instance.get_runs()[0].run_id)
 
     for _ in range(MAX_RUNS):
         lose(dagster_instance, request)
-    requests, cursor = tick(looked_before(now).cursor())
+    requests, cursor = tick(look.cursor())
     assert requests == []
     messages = deployment.sqs.receive_message(QueueUrl=told, WaitTimeSeconds=2)["Messages"]
     assert "was lost 5 times" in json.loads(messages[0]["Body"])["Message"]

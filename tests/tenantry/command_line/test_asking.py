@@ -184,13 +184,13 @@ def test_the_latest_prediction_is_shown_and_written_to_a_file(
         key = predicted(deployment, "acme", day, forecast(14))
     where = f"s3://{deployment.data_bucket}/{key.replace('-01.', '-02.')}"
     shown = call("predictions", "acme", "--rows", "2").stdout.splitlines()
-    assert shown[0].startswith("acme, energy: the prediction of 2026-11-02, written 20")
+    assert shown[0].startswith("acme, energy: the prediction nightly of 2026-11-02, written 20")
     assert "14 rows in kWh, 2026-11-01T00:00:00Z to 2026-11-14T00:00:00Z" in shown[0]
     assert shown[1] == where
     assert shown[2].split("  ")[0] == "timestamps"
     assert shown[3].split() == ["2026-11-01T00:00:00Z", "0.0", "0.0", "0.0"]
     assert "(the first 2 of 14 rows; --rows 14 shows all)" in shown
-    assert shown[-1] == "There are others, of 2026-11-01: --day shows one"
+    assert shown[-1] == "There are others, of 2026-11-01 (nightly): --day and --batch show one"
 
     file = tmp_path / "acme.jsonl"
     earlier = ("predictions", "acme", "--day", "2026-11-01", "--output", str(file), "--json")

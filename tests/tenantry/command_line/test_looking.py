@@ -185,7 +185,7 @@ def test_of_a_tenant_that_never_uploaded_nothing_is_known(call: Call) -> None:
     )
     assert "is not a tenant" in call("tenant", "Acme Ltd", status=2).stderr
     told = call("tenant", "acme", "--workload", "energie", status=2).stderr
-    assert "there is no workload 'energie'; there are: energy, portraits" in told
+    assert "there is no workload 'energie'; there are: churn, energy, portraits" in told
 
 
 def test_requests_are_listed_by_status(call: Call, queue: RequestQueue) -> None:

@@ -104,6 +104,7 @@ def test_the_script_reads_where_the_cloud_is_from_a_file(
         found = run("status", "--json", TENANTRY_ENVIRONMENT=str(file))
         assert found.returncode == 0, found.stderr
         assert [one["workload"] for one in json.loads(found.stdout)["workloads"]] == [
+            "churn",
             "energy",
             "portraits",
         ]

@@ -149,7 +149,8 @@ def test_a_packs_newest_job_is_shown_and_stopped_with_its_pack(
     assert shown[first]["reason"]
     (found,) = [
         one
-        for one in document(call("status", "--json"))["workloads"][0]["packs"]
+        for of in document(call("status", "--json"))["workloads"]
+        for one in of["packs"]
         if one["pack"] == pack
     ]
     assert (found["requests"], found["job"]["name"]) == ({"training": 1}, second)

@@ -37,6 +37,7 @@ def test_tenants_are_listed_with_champion_score_age_and_newest_request(
     call: Call, queue: RequestQueue, deployment: Deployment
 ) -> None:
     assert call("tenants").stdout.splitlines() == [
+        "churn: there are none",
         "energy: there are none",
         "portraits: there are none",
     ]

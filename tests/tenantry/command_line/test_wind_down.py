@@ -137,10 +137,10 @@ def test_the_sensor_fails_visibly_while_something_is_left(
             with build_sensor_context(instance, resources={"tenantry": TENANTRY}) as context:
                 sensor.evaluate_tick(context)
 
-        gone = ids.workload_name("churn")
+        gone = ids.workload_name("water")
         note_workloads(deployment, [gone])
         pending(queue, "acme", workload=gone)
-        with pytest.raises(Exception, match="tenantry wind-down churn"):
+        with pytest.raises(Exception, match="tenantry wind-down water"):
             tick()
         queue.cancel(queue.open(gone)[0], why="")
         tick()

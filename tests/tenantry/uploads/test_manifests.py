@@ -363,7 +363,7 @@ def test_an_import_is_one_archive_of_its_own_limits_whatever_its_name() -> None:
 @pytest.mark.parametrize(
     ("said", "code"),
     [
-        (imported(purpose="inference"), "purpose_unknown"),
+        (imported(purpose="predict"), "purpose_unknown"),
         (imported(purpose=None), "purpose_unknown"),
         (imported(purpose=["import"]), "purpose_unknown"),
         (imported(files=[file_entry()]), "file_type_not_taken"),
