@@ -5,10 +5,7 @@ for these tenants. A fault in one upload does not stop its neighbours."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from datetime import datetime
-from typing import Final
 from zoneinfo import ZoneInfo
 
 from tenantry.batch.periods import Period
@@ -21,9 +18,6 @@ from tenantry.uploads.current_data import CurrentData, current_data, note_extens
 from tenantry.uploads.intake import NO_MODEL_YET
 from tenantry.uploads.manifests import RefusedUploadError
 from tenantry.uploads.training_data import TrainingData, extend_data
-
-_AT_ONCE: Final = 4
-
 
 Predict = Callable[[Period, Sequence[ids.ModelId]], object]
 """Predicts a period for some tenants, and reports each."""
@@ -48,35 +42,25 @@ def append(at_work: PackAtWork, members: Sequence[Member], predict: Predict, now
 
 
 def _each_appended(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
-    if not members:
-        return
-    deployment = at_work.deployment
-    # Made once here rather than by each thread.
-    deployment.s3, deployment.dynamodb  # noqa: B018
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        made = [
-            (member, pool.submit(copy_context().run, _appended, at_work, member))
-            for member in members
-        ]
-        for member, future in made:
-            try:
-                member.data = future.result()
-            except RefusedUploadError as error:
-                refuse(at_work, member, error)
-            except Exception as error:  # noqa: BLE001 - any error is this tenant's alone
-                at_work.fail(
-                    member,
-                    "training_data",
-                    f"appending it failed: {type(error).__name__}: {error}",
-                    code="appending_failed",
-                )
-            else:
-                if member.data is None:
-                    reason = "its tenant's first data are not prepared yet"
-                    at_work.postpone(member, "training_data", reason)
-                    continue
-                report_prepared(at_work, member, member.data)
-                yield member
+    for member, future in at_work.side_by_side(_appended, members):
+        try:
+            member.data = future.result()
+        except RefusedUploadError as error:
+            refuse(at_work, member, error)
+        except Exception as error:  # noqa: BLE001 - any error is this tenant's alone
+            at_work.fail(
+                member,
+                "training_data",
+                f"appending it failed: {type(error).__name__}: {error}",
+                code="appending_failed",
+            )
+        else:
+            if member.data is None:
+                reason = "its tenant's first data are not prepared yet"
+                at_work.postpone(member, "training_data", reason)
+                continue
+            report_prepared(at_work, member, member.data)
+            yield member
 
 
 def _appended(at_work: PackAtWork, member: Member) -> TrainingData | None:

@@ -4,9 +4,6 @@ checked and kept. A fault in one archive does not stop its neighbours."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import Final
 
 from tenantry.models.registry import ModelVersion
 from tenantry.onboarding.member import Member
@@ -15,43 +12,32 @@ from tenantry.shown.asset_metadata import imported_metadata
 from tenantry.uploads.imported_model import keep_imported_model
 from tenantry.uploads.manifests import RefusedUploadError
 
-_AT_ONCE: Final = 4
-
 
 def take_over(
     at_work: PackAtWork, members: Sequence[Member], go_on: Callable[[Member], None]
 ) -> None:
     """Take members from their archives to models. ``go_on`` is called with each that has one."""
-    if not members:
-        return
-    deployment = at_work.deployment
-    # Made once here rather than by each thread.
-    deployment.s3, deployment.dynamodb  # noqa: B018
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        kept = [
-            (member, pool.submit(copy_context().run, _kept, at_work, member)) for member in members
-        ]
-        for member, future in kept:
-            try:
-                member.model = future.result()
-            except RefusedUploadError as error:
-                at_work.fail(
-                    member,
-                    "fine_tuned_artifact",
-                    str(error),
-                    retryable=False,
-                    tell="upload_refused",
-                    code=error.code,
-                )
-            except Exception as error:  # noqa: BLE001 - any error is this tenant's alone
-                at_work.fail(
-                    member,
-                    "fine_tuned_artifact",
-                    f"importing it failed: {type(error).__name__}: {error}",
-                    code="import_failed",
-                )
-            else:
-                _go_on(at_work, member, member.model, go_on)
+    for member, future in at_work.side_by_side(_kept, members):
+        try:
+            member.model = future.result()
+        except RefusedUploadError as error:
+            at_work.fail(
+                member,
+                "fine_tuned_artifact",
+                str(error),
+                retryable=False,
+                tell="upload_refused",
+                code=error.code,
+            )
+        except Exception as error:  # noqa: BLE001 - any error is this tenant's alone
+            at_work.fail(
+                member,
+                "fine_tuned_artifact",
+                f"importing it failed: {type(error).__name__}: {error}",
+                code="import_failed",
+            )
+        else:
+            _go_on(at_work, member, member.model, go_on)
 
 
 def report_imported(at_work: PackAtWork, member: Member, model: ModelVersion) -> None:

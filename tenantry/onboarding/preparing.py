@@ -4,9 +4,6 @@ in one tenant's files does not stop its neighbours."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import Final
 
 from tenantry.names import sagemaker_names
 from tenantry.onboarding.drift import check_drift
@@ -17,8 +14,6 @@ from tenantry.training.shared_model import data_of_all, joined
 from tenantry.uploads import manifests
 from tenantry.uploads.current_data import current_data, note_base
 from tenantry.uploads.training_data import TrainingData, make_training_data
-
-_PREPARED_AT_ONCE: Final = 4
 
 
 def prepare(at_work: PackAtWork, members: Sequence[Member]) -> list[Member]:
@@ -61,29 +56,21 @@ def report_data_again(at_work: PackAtWork, member: Member) -> None:
 
 
 def _made(at_work: PackAtWork, members: Sequence[Member]) -> Iterator[Member]:
-    deployment = at_work.deployment
-    # Made once here rather than by each thread.
-    deployment.s3, deployment.dynamodb  # noqa: B018
-    with ThreadPoolExecutor(_PREPARED_AT_ONCE) as pool:
-        made = [
-            (member, pool.submit(copy_context().run, prepared, at_work, member))
-            for member in members
-        ]
-        for member, future in made:
-            try:
-                member.data = future.result()
-            except manifests.RefusedUploadError as error:
-                refuse(at_work, member, error)
-            except Exception as error:  # noqa: BLE001 - any error is this tenant's alone
-                at_work.fail(
-                    member,
-                    "training_data",
-                    f"preparing it failed: {type(error).__name__}: {error}",
-                    code="preparation_failed",
-                )
-            else:
-                report_prepared(at_work, member, member.data)
-                yield member
+    for member, future in at_work.side_by_side(prepared, members):
+        try:
+            member.data = future.result()
+        except manifests.RefusedUploadError as error:
+            refuse(at_work, member, error)
+        except Exception as error:  # noqa: BLE001 - any error is this tenant's alone
+            at_work.fail(
+                member,
+                "training_data",
+                f"preparing it failed: {type(error).__name__}: {error}",
+                code="preparation_failed",
+            )
+        else:
+            report_prepared(at_work, member, member.data)
+            yield member
 
 
 def report_prepared(at_work: PackAtWork, member: Member, data: TrainingData) -> None:
