@@ -6,12 +6,15 @@ from typing import Any
 
 from dagster import (
     AssetExecutionContext,
+    AssetObservation,
     AssetsDefinition,
     BackfillPolicy,
     Config,
     MaterializeResult,
     OpExecutionContext,
     PartitionsDefinition,
+    TableColumn,
+    TableSchema,
     asset,
 )
 from pydantic import Field
@@ -22,6 +25,7 @@ from orchestration.private_dagster.chosen_partitions import RunReport, asset_key
 from resources.tenantry_resource import TenantryResource
 from tenantry.batch.periods import Period
 from tenantry.batch.predictions import predict
+from tenantry.batch.result_tables import TableWritten
 from tenantry.names import ids
 from tenantry.workloads.schema import Workload
 
@@ -86,5 +90,21 @@ def predict_day(
             starting=lambda served: plan(
                 context, [asset_key(workload.name, "batch_predictions")], served
             ),
+            tabled=lambda table: _observe_table(context, workload, table),
         )
     raise_for(failures)
+
+
+def _observe_table(context: OpExecutionContext, workload: Workload, table: TableWritten) -> None:
+    """Show on the asset which table the run wrote, its columns, and the rows of this run."""
+    columns = [TableColumn(name, kind) for name, kind in table.columns.items()]
+    context.log_event(
+        AssetObservation(
+            asset_key(workload.name, "batch_predictions"),
+            metadata={
+                "dagster/table_name": table.name,
+                "dagster/column_schema": TableSchema(columns),
+                "dagster/row_count": table.rows,
+            },
+        )
+    )

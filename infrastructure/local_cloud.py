@@ -30,7 +30,7 @@ ACCOUNT: Final = "123456789012"  # AWS's own example account id; the local cloud
 REGION: Final = "eu-west-1"
 SILENCE: Final = 120.0  # seconds without any movement, after which a starting process is given up
 _SERVICES: Final = (
-    "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,ecr,cloudformation,events"
+    "s3,sqs,sns,dynamodb,cloudwatch,monitoring,logs,iam,sts,ecr,cloudformation,events,glue,athena"
 )
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 

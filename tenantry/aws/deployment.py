@@ -241,6 +241,23 @@ class Deployment:
         """SageMaker's messages about asynchronous questions that failed."""
         return Queue(self.sqs, self.async_failures_queue_url)
 
+    @property
+    def results_database(self) -> str:
+        """The database in Glue of the tables of batch results: the prefix, with underscores, as
+        Athena takes names
+        (https://docs.aws.amazon.com/athena/latest/ug/tables-databases-columns-names.html)."""
+        return self.prefix.replace("-", "_")
+
+    @cached_property
+    def glue(self) -> Any:
+        """Glue's Data Catalog, which holds the tables of batch results."""
+        return self._client("glue")
+
+    @cached_property
+    def athena(self) -> Any:
+        """Athena, which answers SQL about these tables."""
+        return self._client("athena")
+
     @cached_property
     def iam(self) -> Any:
         """IAM, for the execution roles of silo tenants."""

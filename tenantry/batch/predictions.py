@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
 from tenantry.batch.fresh_data import FreshData, fresh_data
 from tenantry.batch.periods import Period
+from tenantry.batch.result_tables import ResultTable, TableWritten
 from tenantry.batch.transform import (
     BatchResult,
     TenantPrediction,
@@ -24,6 +25,7 @@ from tenantry.batch.transform import (
     predict_batch,
 )
 from tenantry.batch.unchanged import KeptPrediction, keep_unchanged, note_made
+from tenantry.errors import TenantryError
 from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids
 from tenantry.onboarding.checks import DATA_AGE, age_facts
@@ -84,6 +86,7 @@ def predict(
     *,
     poll: float,
     starting: Callable[[Sequence[ids.ModelId]], None] = lambda _: None,
+    tabled: Callable[[TableWritten], None] = lambda _: None,
 ) -> dict[ids.ModelId, str]:
     """Predict a day for tenants, or for all with a champion (None), and report each.
 
@@ -96,6 +99,7 @@ def predict(
         report: receives an event for every tenant.
         poll: seconds between looks at a running job.
         starting: called once with the tenants that will be predicted for.
+        tabled: called at the end with the table that holds the answers, unless none was written.
 
     Returns:
         Each tenant without a prediction, with the reason.
@@ -117,10 +121,12 @@ def predict(
             failures[tenant] = reason
             report.failed("batch_predictions", tenant, reason)
     starting(sorted(champion.tenant for champion in champions))
+    table = ResultTable(deployment, workload, period, report)
     kept, champions = keep_unchanged(deployment, workload, period, champions)
     if kept:
         report.info(f"{len(kept)} tenants keep their last prediction: nothing has changed")
-        _report_kept(deployment, period, kept, report)
+        name = _tabled(table, partial(table.add_kept, kept), report)
+        _report_kept(deployment, period, kept, name, report)
     # Two batches of one day never share a job.
     salt = f"{period.batch.name} {salt}"
     batches = list(batches_of(champions, period.batch.tenants_per_job, salt))
@@ -131,7 +137,12 @@ def predict(
                 report.failed("batch_predictions", champion.tenant, str(outcome))
         else:
             note_made(deployment, workload, period, batch.champions, outcome.predictions)
-            failures |= _report_batch(deployment, period, outcome, report)
+            adding = partial(table.add, outcome.job, outcome.predictions)
+            failures |= _report_batch(
+                deployment, period, outcome, _tabled(table, adding, report), report
+            )
+    if table.written is not None:
+        tabled(table.written)
     if failures:
         lines = "\n".join(f"{tenant}: {reason}" for tenant, reason in list(failures.items())[:50])
         tell_operators(
@@ -277,8 +288,26 @@ def _side_by_side(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _tabled(table: ResultTable, add: Callable[[], None], report: Report) -> dict[str, str]:
+    """Add answers to the table. Returns its name as metadata; nothing if that failed, of which only
+    the run's log tells: the predictions are there all the same."""
+    try:
+        add()
+    except Exception as error:  # noqa: BLE001 - whatever it is, no prediction fails with it
+        # Other errors may quote an answer, and a tenant's data reach no log.
+        known = isinstance(error, ClientError | BotoCoreError | TenantryError)
+        why = str(error) if known else type(error).__name__
+        report.info(f"the table {table.name} lacks answers, and the predictions are there: {why}")
+        return {}
+    return {"dagster/table_name": table.name}
+
+
 def _report_batch(
-    deployment: Deployment, period: Period, result: BatchResult, report: Report
+    deployment: Deployment,
+    period: Period,
+    result: BatchResult,
+    table: Mapping[str, str],
+    report: Report,
 ) -> dict[ids.ModelId, str]:
     usd = (
         result.seconds
@@ -297,16 +326,21 @@ def _report_batch(
             "transform_job": result.job,
             "job_seconds": result.seconds,
             "cost_usd": round(usd, 8),
+            **table,
         }
         _report_made(deployment, period, prediction, cost, report)
     return failures
 
 
 def _report_kept(
-    deployment: Deployment, period: Period, kept: Sequence[KeptPrediction], report: Report
+    deployment: Deployment,
+    period: Period,
+    kept: Sequence[KeptPrediction],
+    table: Mapping[str, str],
+    report: Report,
 ) -> None:
     for one in kept:
-        cost = {"kept_from": one.day.isoformat(), "cost_usd": 0.0}
+        cost = {"kept_from": one.day.isoformat(), "cost_usd": 0.0, **table}
         _report_made(deployment, period, one.prediction, cost, report)
 
 

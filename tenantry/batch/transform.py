@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from tenantry.aws.deployment import Deployment
 
-_MAX_SHOWN_BYTES: Final = 8 * 1024 * 1024
+MAX_SHOWN_BYTES: Final = 8 * 1024 * 1024
 """Of an answer that is shown to people; of a larger one, only the lines are counted."""
 _CALLS_AT_ONCE: Final = 8
 
@@ -369,8 +369,8 @@ def _shown(
     """The rows of a stored answer, and its metadata for people."""
     s3, bucket = deployment.s3, deployment.data_bucket
     try:
-        content = objects.read_bytes(s3, bucket, key, _MAX_SHOWN_BYTES)
+        content = objects.read_bytes(s3, bucket, key, MAX_SHOWN_BYTES)
     except objects.ObjectTooLargeError:
         body = s3.get_object(Bucket=bucket, Key=key)["Body"]
-        return sum(part.count(b"\n") for part in body.iter_chunks(_MAX_SHOWN_BYTES)), {}
+        return sum(part.count(b"\n") for part in body.iter_chunks(MAX_SHOWN_BYTES)), {}
     return show(tenant, content)

@@ -346,8 +346,8 @@ def _shown_prediction(
 ) -> dict[str, Any]:
     """Show a prediction, and write it to a file if one is named. Returns it for ``--json``."""
     from tenantry.aws.objects import read_bytes
-    from tenantry.command_line.predicted import tabulated
     from tenantry.serving.client import MAX_PREDICTION_BYTES
+    from tenantry.shown.tabulated import tabulated
 
     deployment = invocation.deployment
     content = read_bytes(deployment.s3, deployment.data_bucket, shown.key, MAX_PREDICTION_BYTES)

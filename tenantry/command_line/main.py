@@ -29,13 +29,14 @@ from tenantry.command_line.looking import endpoints, jobs, requests, shadow, sta
 from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
 from tenantry.command_line.pointing import env
+from tenantry.command_line.querying import query
 from tenantry.command_line.trying import trial
 from tenantry.command_line.tuning import tune_batching
 from tenantry.command_line.uploading import import_model, upload
 from tenantry.tracing.export import TracingUnavailableError, export_spans
 
 _LISTED: Final = {
-    "Look": (status, tenants, tenant, requests, jobs, endpoints, shadow),
+    "Look": (status, tenants, tenant, requests, jobs, endpoints, shadow, query),
     "Do what the product's app does": (upload, import_model, ask, predictions),
     "Change what is owed and what serves": (
         retry,

@@ -86,6 +86,7 @@ WORKLOAD_ROOTS: Final = (
     "batches/",
     "async-failures/",
     "demand/",
+    "tables/",
 )
 """The roots in the data bucket above ``{workload}/``."""
 
@@ -332,3 +333,25 @@ def asked_file(workload: WorkloadName, day: date) -> str:
 def demand_forecast(workload: WorkloadName, endpoint: str) -> str:
     """The latest forecast of an endpoint's requests."""
     return f"demand/{workload}/{endpoint}/forecast.json"
+
+
+TABLES_ROOT: Final = "tables/"
+"""Above all tables of results, which Athena reads."""
+
+QUERY_RESULTS_PREFIX: Final = f"{TABLES_ROOT}_results/"
+"""Where Athena puts the results of queries. No workload's name begins so."""
+
+
+def result_table_root(workload: WorkloadName, cadence: BatchName) -> str:
+    """Above the days of the table of one of the workload's batches, ``cadence``."""
+    return f"{TABLES_ROOT}{workload}/{cadence}/"
+
+
+def result_table_day_prefix(workload: WorkloadName, cadence: BatchName, day: date) -> str:
+    """Above a day's files of a batch's table: a Hive partition."""
+    return f"{result_table_root(workload, cadence)}day={day.isoformat()}/"
+
+
+def result_table_file(workload: WorkloadName, cadence: BatchName, day: date, job: str) -> str:
+    """The rows of the tenants that one transform job predicted for."""
+    return f"{result_table_day_prefix(workload, cadence, day)}{version_name(job)}.parquet"

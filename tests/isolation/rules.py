@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from tests.isolation.capacity_rules import CAPACITY, capacity_targets
 from tests.isolation.judge import Request
+from tests.isolation.query_rules import QUERY, RESULT_TABLES, query_targets
 from tests.isolation.silo_rules import MAKES_SILO_ROLES, SILO_ROLE, SILO_TAGS, silo_targets
 from tests.isolation.template import ACCOUNT, REGION, STACK, Template, as_list
 
@@ -31,7 +32,9 @@ IDENTITIES: Final = (
     "AsyncClientPolicy",
     "OrchestratorPolicy",
     "SiloRolesPolicy",
+    "ResultTablesPolicy",
     "OperatorPolicy",
+    "QueryPolicy",
     "WindDownPolicy",
 )
 
@@ -49,8 +52,11 @@ OF_THE_CONTROL_PLANE: Final = (
     "pipes",
     "bases",
     "demand",
+    "tables",
 )
-_ALL_DATA: Final = " ".join((*OF_TENANTS, "question", "record", "data", *OF_THE_CONTROL_PLANE))
+_ALL_DATA: Final = " ".join(
+    (*OF_TENANTS, "question", "record", "data", "query-results", *OF_THE_CONTROL_PLANE)
+)
 _LIST_ALL: Final = "list-uploads list " + " ".join(
     f"list:{name}" for name in (*OF_TENANTS, *OF_THE_CONTROL_PLANE)
 )
@@ -91,6 +97,8 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
     ],
     "SiloPolicy": [_CONTAINER, SILO_ROLE],
     "SiloRolesPolicy": [MAKES_SILO_ROLES],
+    "ResultTablesPolicy": [RESULT_TABLES],
+    "QueryPolicy": [QUERY],
     "TenantClientRole": [
         {
             "s3:GetObject": "predictions@own archive@own cache@own async@own question@own "
@@ -218,6 +226,9 @@ FORBIDDEN: Final = (
     "cloudwatch:SetAlarmState",
     "sagemaker:CreateNotebookInstance",
     "sagemaker:DeleteTags",
+    "athena:UpdateWorkGroup",
+    "glue:CreateDatabase",
+    "glue:DeleteTable",
 )
 
 
@@ -388,6 +399,7 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         )
     for label, repository in (("repository", "tenantry/forecast"), ("foreign", "another/forecast")):
         yield Target(label, "all", f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{repository}", {})
+    yield from (Target(*found) for found in query_targets(data))
     yield Target("stack", "all", STACK, {})
     for ours, foreign_name in (
         ("stack/tenantry/", "stack/another/"),

@@ -38,6 +38,7 @@ _NOT_OWN: Final = {
     "artifacts": ["artifacts/heating/initech/v1.tar.gz"],
     "async-failures": ["async-failures/heating/initech/x"],
     "demand": ["demand/heating/by-tenant/initech/x"],
+    "tables": ["tables/heating/nightly/day=2026-01-02/initech.parquet"],
     "training-data": [
         "training-data/heating/initech-2/v1/x",
         "training-data/heating/globex/initech/x",

@@ -76,6 +76,8 @@ class Template:
         if name in self._document["Parameters"]:
             return str(self._document["Parameters"][name]["Default"])
         kind = self.resources[name]["Type"]
+        if kind == "AWS::Glue::Database":
+            return self.resolved(self.resources[name]["Properties"]["DatabaseInput"]["Name"])
         if kind in {"AWS::SNS::Topic", "AWS::IAM::ManagedPolicy"}:
             return self.arn(name)
         if kind == "AWS::SQS::Queue":
@@ -102,6 +104,12 @@ class Template:
                 return self._attribute(name, attribute)
             if function == "Fn::Sub":
                 return _IN_SUB.sub(lambda found: self._substituted(found[1], found[2]), argument)
+            if function == "Fn::Join":
+                separator, parts = argument
+                return str(separator).join(self.resolved(parts))
+            if function == "Fn::Split":
+                separator, text = argument
+                return str(self.resolved(text)).split(separator)
             if function.startswith("Fn::"):
                 raise LookupError(f"no rule for {function}")
         return {str(name): self.resolved(item) for name, item in value.items()}

@@ -26,6 +26,8 @@ SERVICES: Final = {
     "cloudwatch": "cloudwatch",
     "auto_scaling": "application-autoscaling",
     "iam": "iam",
+    "glue": "glue",
+    "athena": "athena",
     "sagemaker": "sagemaker",
     "runtime": "sagemaker-runtime",
 }
@@ -56,6 +58,20 @@ DAGSTERS: Final = ["orchestration", "assets", "resources", "pipes_sagemaker"] + 
 NOT_DAGSTERS: Final = {
     "cloudwatch:PutMetricData": "TenantClientRole",
     "dynamodb:Scan": "WindDownPolicy",
+    # Dagster's role has this policy too.
+    **dict.fromkeys(
+        ("glue:CreateTable", "glue:GetTable", "glue:UpdateTable"), "ResultTablesPolicy"
+    ),
+    # People who query have this one.
+    **dict.fromkeys(
+        (
+            "athena:GetQueryExecution",
+            "athena:GetQueryResults",
+            "athena:StartQueryExecution",
+            "athena:StopQueryExecution",
+        ),
+        "QueryPolicy",
+    ),
     # Dagster's role has this policy too.
     **dict.fromkeys(
         (

@@ -118,6 +118,7 @@ def built_keys(
         "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "cadence": draw(an_id("batch_name", "nightly", *names)),
         "batch": draw(an_id("version_name", "b-1", *names)),
+        "job": draw(an_id("version_name", "tenantry-energy-20260102-b-1", *names)),
         "attempt": 1,
         "outcome": "answered",
         "endpoint": "tenantry-energy-bridge",

@@ -307,6 +307,19 @@ def test_tonights_batch_predicts_for_everyone_with_a_model(
     assert predicted["dagster/partition_row_count"] == 7 * 24
     assert predicted["plot"].startswith("![plot](data:image/png;base64,")
     assert sum(row.data["points"] for row in predicted["days"].records) == 7 * 24
+    assert predicted["dagster/table_name"] == "tenantry.energy_nightly"
+    (observed,) = dagster_instance.fetch_observations(
+        asset_key("energy", "batch_predictions"), limit=5
+    ).records
+    assert observed.asset_observation is not None
+    table: dict[str, Any] = {
+        name: value.value for name, value in observed.asset_observation.metadata.items()
+    }
+    assert table["dagster/table_name"] == "tenantry.energy_nightly"
+    assert table["dagster/row_count"] == 2 * 7 * 24
+    columns = {column.name: column.type for column in table["dagster/column_schema"].columns}
+    assert columns["tenant"] == columns["day"] == "string"
+    assert columns["mean"] == columns["quantiles_0_1"] == "double"
     for tenant in tenants:
         with TenantClient(deployment, energy_at_once, tenant) as client:
             (prediction,) = client.predictions(day)
