@@ -10,18 +10,17 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infrastructure.template_body import TEMPLATE, template_body
 from tenantry.aws.deployment import aws_session
 from tenantry.aws.image_digests import join_image_digests
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
 
-TEMPLATE: Final = Path(__file__).with_name("stack.yaml")
 _LEFT_BEHIND: Final = (
     "An earlier stack left that behind. On this machine `make clean` forgets it, with all else "
     "that `make run` keeps. "
@@ -57,7 +56,7 @@ def deploy(
             why.
     """
     client: CloudFormationClient = aws_session().client("cloudformation")
-    template = TEMPLATE.read_text(encoding="utf-8")
+    template = template_body(TEMPLATE)
     pins = None if image_digests is None else join_image_digests(image_digests)
     # A deleted stack, as after a failed creation, can only be described by its id.
     # https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_DescribeStacks.html

@@ -14,6 +14,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Final
 
+from contracts.split_files import DATA_FILE, TENANTS_FILE
 from tenantry.names.ids import (
     MANIFEST,
     BatchName,
@@ -86,6 +87,7 @@ WORKLOAD_ROOTS: Final = (
     "batches/",
     "async-failures/",
     "demand/",
+    "splits/",
 )
 """The roots in the data bucket above ``{workload}/``."""
 
@@ -332,3 +334,28 @@ def asked_file(workload: WorkloadName, day: date) -> str:
 def demand_forecast(workload: WorkloadName, endpoint: str) -> str:
     """The latest forecast of an endpoint's requests."""
     return f"demand/{workload}/{endpoint}/forecast.json"
+
+
+def _split_prefix(workload: WorkloadName, split: str) -> str:
+    return f"splits/{workload}/{version_name(split)}/"
+
+
+def split_input(workload: WorkloadName, split: str, suffix: str) -> str:
+    """The file of many customers that a processing job splits; ``suffix`` is ``.csv`` or
+    ``.parquet``."""
+    return f"{_split_prefix(workload, split)}input/{FileName(f'raw{suffix}')}"
+
+
+def split_output_prefix(workload: WorkloadName, split: str) -> str:
+    """Where the processing job leaves the folders of the tenants."""
+    return f"{_split_prefix(workload, split)}output"
+
+
+def split_index(workload: WorkloadName, split: str) -> str:
+    """The list of the tenants that a processing job found."""
+    return f"{split_output_prefix(workload, split)}/{TENANTS_FILE}"
+
+
+def split_file(workload: WorkloadName, split: str, tenant: TenantId) -> str:
+    """A tenant's rows of a file that a processing job split."""
+    return f"{split_output_prefix(workload, split)}/{tenant}/{DATA_FILE}"

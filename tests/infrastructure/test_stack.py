@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any, cast
 import pytest
 from cfnlint.decode.cfn_yaml import load
 
-from infrastructure.deploy import TEMPLATE
+from infrastructure.template_body import MAX_BYTES, TEMPLATE, template_body
 from tenantry.names import ids, s3_keys
 
 # https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for
@@ -84,6 +85,12 @@ def test_a_statement_allows_named_actions_on_named_resources(name: str) -> None:
         assert set(actions) <= KNOW_NO_RESOURCE
 
 
+def test_what_is_sent_is_the_template_and_no_more_than_cloudformation_takes() -> None:
+    sent = template_body()
+    assert json.loads(sent) == json.loads(json.dumps(load(str(TEMPLATE))))
+    assert len(sent.encode()) <= MAX_BYTES
+
+
 def test_no_role_has_a_policy_that_is_not_of_this_template() -> None:
     roles = {name: role for name, role in resources().items() if role["Type"] == "AWS::IAM::Role"}
     assert set(roles) == {
@@ -91,6 +98,8 @@ def test_no_role_has_a_policy_that_is_not_of_this_template() -> None:
         "ServingRole",
         "AsyncRole",
         "BatchRole",
+        "ProcessingRole",
+        "PipelineRole",
         "TenantClientRole",
     }
     for role in roles.values():

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 from cfnlint.decode.cfn_yaml import load
 
-from infrastructure.deploy import TEMPLATE
+from infrastructure.template_body import TEMPLATE
 
 ACCOUNT: Final = "123456789012"
 REGION: Final = "eu-west-1"

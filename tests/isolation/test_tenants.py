@@ -119,6 +119,8 @@ def built_keys(
         "cadence": draw(an_id("batch_name", "nightly", *names)),
         "batch": draw(an_id("version_name", "b-1", *names)),
         "attempt": 1,
+        "split": draw(an_id("version_name", "s-1", *names)),
+        "suffix": ".csv",
         "outcome": "answered",
         "endpoint": "tenantry-energy-bridge",
         "archive": s3_keys.checkpoint_archive(workload, pack, tenant, version),
