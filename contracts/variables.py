@@ -1,4 +1,5 @@
-"""The environment variables by which the control plane tells a serving container how to serve."""
+"""The environment variables by which the control plane tells a serving container how to serve, and
+a processing job what to split."""
 
 from __future__ import annotations
 
@@ -22,3 +23,5 @@ VERSION_HEADER: Final = "X-Amzn-SageMaker-Custom-Attributes"
 """SageMaker hands it on to the caller: API_runtime_InvokeEndpoint, CustomAttributes."""
 VERSION_ATTRIBUTE: Final = "tenantry-version"
 """The header's value is this name, an equals sign, and the version."""
+SPLIT_CUSTOMERS: Final = "TENANTRY_SPLIT_CUSTOMERS"
+"""Of a processing job: the column that names the customer of each row of the file to split."""

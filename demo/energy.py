@@ -3,15 +3,15 @@ file for each tenant."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from containers.forecast.consumption.split import COLUMNS, UnsplittableDataError, split
+from containers.forecast.consumption.split import split
 from containers.forecast.consumption.synthetic import generate, last_midnight
+from contracts.refused_data import RefusedDataError
+from contracts.split_files import DATA_FILE, TENANTS_FILE, parse
 from demo.product import DemoTenant, Shown
 from tenantry.models.registry import ModelVersion
 from tenantry.names import ids, tiers
@@ -19,7 +19,6 @@ from tenantry.workloads.schema import Workload
 
 SPOILED_LINE: Final = 101
 _SYNTHETIC_DAYS: Final = 365
-_PLAIN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 def synthetic_tenants(count: int, scratch: Path, now: datetime | None = None) -> list[DemoTenant]:
@@ -67,22 +66,12 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
     Raises:
         ValueError: the file cannot be used; the message says why.
     """
-    table = _read(data)
-    tenants = tenant_ids(set(table["customer_id"].to_pylist()))
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    mapped = pa.array(
-        [tenants[customer] for customer in table["customer_id"].to_pylist()], pa.string()
-    )
-    scratch.mkdir(parents=True, exist_ok=True)
-    raw = scratch / "raw.parquet"
-    parquet.write_table(table.set_column(0, "customer_id", mapped), raw)
-    called = {tenant: customer for customer, tenant in tenants.items()}
+    folder = scratch / "customers"
     try:
-        customers = split(raw, scratch / "customers", most)
-    except UnsplittableDataError as error:
-        raise ValueError(f"{data.name} cannot be split by customer: {error}") from error
+        split(data, folder, most=most)
+    except RefusedDataError as error:
+        raise ValueError(str(error)) from error
+    customers = parse((folder / TENANTS_FILE).read_bytes())
     if most is not None and len(customers) < most:
         raise ValueError(
             f"{data.name} has {len(customers)} customers; TENANTS={most} asks for more. Leave "
@@ -90,65 +79,15 @@ def tenants_of_file(data: Path, scratch: Path, most: int | None = None) -> list[
         )
     return [
         DemoTenant(
-            tenant=ids.tenant_id(customer),
-            files={"consumption.csv": _file_of(customer, scratch)},
+            tenant=ids.tenant_id(one.tenant),
+            files={"consumption.csv": _file_of(one.tenant, scratch)},
             parameters={},
             tier="bridge",
             good=None,
-            customer=called[customer] if called[customer] != customer else "",
+            customer=one.customer if one.customer != one.tenant else "",
         )
-        for customer in customers
+        for one in customers
     ]
-
-
-def tenant_ids(customers: set[str]) -> dict[str, str]:
-    """A tenant's id for each customer's: the same where that is valid, else its form in small
-    letters, else a digest.
-
-    The digest keeps names and addresses out of ids, which travel to logs. The same customers get
-    the same ids each time.
-    """
-    tenants = {customer: customer for customer in customers if _PLAIN.fullmatch(customer)}
-    taken = set(tenants)
-    for customer in sorted(customers - taken):
-        wanted = customer.lower().replace("_", "-")
-        if not _PLAIN.fullmatch(wanted) or wanted in taken:
-            wanted = f"customer-{hashlib.sha256(customer.encode()).hexdigest()[:16]}"
-        taken.add(wanted)
-        tenants[customer] = wanted
-    return tenants
-
-
-def _read(data: Path) -> Any:
-    """The file's three columns as a pyarrow table, ids as text. Raises ``ValueError``."""
-    import pyarrow as pa
-    from pyarrow import csv, parquet
-
-    try:
-        if data.suffix.lower() == ".parquet":
-            table = parquet.read_table(data)
-        else:
-            text = {column: pa.string() for column in COLUMNS}
-            options = csv.ConvertOptions(column_types=text, strings_can_be_null=False)
-            table = csv.read_csv(data, convert_options=options)
-        lacking = [column for column in COLUMNS if column not in table.column_names]
-        if lacking:
-            raise ValueError(
-                f"{data.name} has no column {', '.join(lacking)}. "
-                f"Its columns are {', '.join(table.column_names[:10])}. Rename them."
-            )
-        table = table.select(list(COLUMNS))
-        customers = table["customer_id"].cast(pa.string())
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{data.name} cannot be read as CSV or Parquet: {error}") from error
-    if table.num_rows == 0:
-        raise ValueError(f"{data.name} has no rows")
-    for row, customer in enumerate(customers.to_pylist(), start=1):
-        if customer is None or not customer.strip():
-            raise ValueError(
-                f"{data.name}, row {row}: customer_id is empty; each row needs its customer"
-            )
-    return table.set_column(0, "customer_id", customers)
 
 
 def shown_of(workload: Workload) -> Shown:
@@ -165,7 +104,7 @@ def shown_of(workload: Workload) -> Shown:
 
 
 def _file_of(customer: str, scratch: Path) -> bytes:
-    return (scratch / "customers" / customer / "data.csv").read_bytes()
+    return (scratch / "customers" / customer / DATA_FILE).read_bytes()
 
 
 def _tier(number: int) -> tiers.Tier:

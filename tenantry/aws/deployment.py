@@ -95,6 +95,8 @@ class Deployment:
     serving_role: str
     async_role: str
     batch_role: str
+    processing_role: str
+    pipeline_role: str
     tenant_client_role: str
     silo_roles: str
     silo_policy: str
@@ -145,6 +147,8 @@ class Deployment:
                 serving_role=outputs["ServingRoleArn"],
                 async_role=outputs["AsyncRoleArn"],
                 batch_role=outputs["BatchRoleArn"],
+                processing_role=outputs["ProcessingRoleArn"],
+                pipeline_role=outputs["PipelineRoleArn"],
                 tenant_client_role=outputs["TenantClientRoleArn"],
                 silo_roles=outputs["SiloRolesArn"],
                 silo_policy=outputs["SiloPolicyArn"],

@@ -28,6 +28,7 @@ from tenantry.command_line.invocation import NotDone
 from tenantry.command_line.looking import endpoints, jobs, requests, shadow, status, tenant, tenants
 from tenantry.command_line.making import new_workload
 from tenantry.command_line.owed import cancel, retry
+from tenantry.command_line.pipelines import pipeline
 from tenantry.command_line.pointing import env
 from tenantry.command_line.querying import query
 from tenantry.command_line.trying import trial
@@ -54,7 +55,7 @@ _LISTED: Final = {
         redrive,
         wind_down,
     ),
-    "Set up": (env, new_workload, tune_batching),
+    "Set up": (env, new_workload, tune_batching, pipeline),
 }
 """The commands as the help lists them."""
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from contracts.split_files import CUSTOMERS
 from tenantry.command_line.invocation import MODEL, WORKLOAD, Invocation, NotDone, common_options
+from tenantry.command_line.splitting import upload_split
 from tenantry.names import ids, s3_keys
 from tenantry.names.purposes import Purpose
 from tenantry.requests.rows import OPEN, Request
@@ -39,10 +41,8 @@ def _following_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("tenant", type=MODEL, metavar="TENANT[.MODEL]")
-@click.argument(
-    "files", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1, required=True
-)
+@click.argument("tenant", type=MODEL, metavar="[TENANT[.MODEL]]", required=False)
+@click.argument("files", type=click.Path(exists=True, dir_okay=False, path_type=Path), nargs=-1)
 @click.option("--workload", type=WORKLOAD, required=True, help="For which a model is made.")
 @click.option(
     "--parameter",
@@ -54,20 +54,40 @@ def _following_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--for-inference", is_flag=True, help="New data for the next predictions; no model is made."
 )
+@click.option(
+    "--split",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="One file of many customers; each becomes a tenant with an upload of its own.",
+)
+@click.option(
+    "--customers",
+    metavar="COLUMN",
+    default=CUSTOMERS,
+    show_default=True,
+    help="With --split: the column that names each row's customer.",
+)
+@click.option("--dry-run", is_flag=True, help="With --split: list the tenants, and upload nothing.")
 @_following_options
 @common_options
 def upload(
     invocation: Invocation,
-    tenant: ids.ModelId,
+    tenant: ids.ModelId | None,
     files: tuple[Path, ...],
     workload: Workload,
     parameters: tuple[str, ...],
     for_inference: bool,
+    split: Path | None,
+    customers: str,
+    dry_run: bool,
     wait: bool,
     timeout: float,
 ) -> None:
     """Upload FILES for TENANT, as the product's app does; a model is made from them without further
     steps.
+
+    With --split one FILE of many customers becomes an upload for each. A customer's id becomes the
+    tenant's; a name or an address becomes a digest. The same file makes nothing twice.
 
     With --for-inference no model is made: the data are appended to the tenant's, and the next batch
     predicts from them.
@@ -77,10 +97,23 @@ def upload(
       tenantry upload acme consumption.csv --workload energy --parameter timezone=Europe/London
       --wait
       tenantry upload acme monday.csv --workload energy --for-inference
+      tenantry upload --split raw.parquet --workload energy
     """
     from tenantry.serving.client import TenantClient
 
     values = dict(_parameter(text, workload.upload.parameters) for text in parameters)
+    if split is not None:
+        if tenant is not None or for_inference or wait:
+            raise click.UsageError(
+                "--split makes the tenants' uploads itself: leave TENANT, FILES, --for-inference "
+                "and --wait out"
+            )
+        upload_split(invocation, workload, split, customers, values, dry_run=dry_run)
+        return
+    if dry_run or customers != CUSTOMERS:
+        raise click.UsageError("--dry-run and --customers go with --split")
+    if tenant is None or not files:
+        raise click.UsageError("name TENANT and its FILES, or one file with --split")
     together = sum(file.stat().st_size for file in files)
     if together > workload.upload.max_bytes:
         raise NotDone(

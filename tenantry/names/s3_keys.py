@@ -14,6 +14,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Final
 
+from contracts.split_files import DATA_FILE, TENANTS_FILE
 from tenantry.names.ids import (
     MANIFEST,
     BatchName,
@@ -87,6 +88,7 @@ WORKLOAD_ROOTS: Final = (
     "async-failures/",
     "demand/",
     "tables/",
+    "splits/",
 )
 """The roots in the data bucket above ``{workload}/``."""
 
@@ -355,3 +357,28 @@ def result_table_day_prefix(workload: WorkloadName, cadence: BatchName, day: dat
 def result_table_file(workload: WorkloadName, cadence: BatchName, day: date, job: str) -> str:
     """The rows of the tenants that one transform job predicted for."""
     return f"{result_table_day_prefix(workload, cadence, day)}{version_name(job)}.parquet"
+
+
+def _split_prefix(workload: WorkloadName, split: str) -> str:
+    return f"splits/{workload}/{version_name(split)}/"
+
+
+def split_input(workload: WorkloadName, split: str, suffix: str) -> str:
+    """The file of many customers that a processing job splits; ``suffix`` is ``.csv`` or
+    ``.parquet``."""
+    return f"{_split_prefix(workload, split)}input/{FileName(f'raw{suffix}')}"
+
+
+def split_output_prefix(workload: WorkloadName, split: str) -> str:
+    """Where the processing job leaves the folders of the tenants."""
+    return f"{_split_prefix(workload, split)}output"
+
+
+def split_index(workload: WorkloadName, split: str) -> str:
+    """The list of the tenants that a processing job found."""
+    return f"{split_output_prefix(workload, split)}/{TENANTS_FILE}"
+
+
+def split_file(workload: WorkloadName, split: str, tenant: TenantId) -> str:
+    """A tenant's rows of a file that a processing job split."""
+    return f"{split_output_prefix(workload, split)}/{tenant}/{DATA_FILE}"

@@ -78,6 +78,16 @@ def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: st
     return _fitted(f"{prefix}-{workload}-{day:%Y%m%d}-{version_name(batch)}")
 
 
+def processing_job_name(prefix: str, workload: WorkloadName, split: str, number: int) -> str:
+    """The name of the job that splits a file; ``number`` counts the jobs of one file."""
+    return _fitted(f"{prefix}-{workload}-{version_name(split)}-{number:d}")
+
+
+def pipeline_name(prefix: str, workload: WorkloadName) -> str:
+    """The name of a workload's pipeline."""
+    return _fitted(f"{prefix}-{workload}-training")
+
+
 def endpoint_name(prefix: str, workload: WorkloadName, machines: Machines) -> str:
     """The endpoint on a silo tenant's own machines, or on those of a shared tier."""
     if machines.tier == "silo":

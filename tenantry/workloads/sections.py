@@ -26,6 +26,7 @@ from tenantry.workloads.fields import (
 )
 from tenantry.workloads.instance_types import has_gpu
 from tenantry.workloads.section import Section
+from tenantry.workloads.split import Split
 
 
 class Parameter(Section):
@@ -90,6 +91,7 @@ class Upload(Section):
     )
     parameters: Mapping[str, Parameter] = Field(default_factory=dict)
     preparation: Preparation = Preparation()
+    split: Split | None = None
 
     @property
     def max_bytes(self) -> int:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from containers.forecast.consumption import synthetic
 from containers.forecast.consumption.preparation import prepare
 from contracts.refused_data import RefusedDataError
-from demo.energy import synthetic_tenants, tenant_ids, tenants_of_file
+from contracts.split_files import tenant_of_customer
+from demo.energy import synthetic_tenants, tenants_of_file
 from tenantry.names import ids
 
 NOW = datetime.now(UTC)
@@ -77,7 +78,7 @@ def test_a_file_of_the_users_own_is_taken_as_it_is_with_all_its_customers(
     called = {tenant.customer or tenant.tenant: tenant for tenant in tenants}
     assert set(called) == set(customers)
     assert called["plain-7"].customer == ""
-    assert called["MAC000003"].tenant == "mac000003"
+    assert called["MAC000003"].tenant.startswith("mac000003-")
     assert "jane" not in called["jane@example.org"].tenant
     for tenant in tenants:
         rows = tenant.files["consumption.csv"].decode().splitlines()
@@ -90,7 +91,7 @@ def test_a_file_of_the_users_own_is_taken_as_it_is_with_all_its_customers(
     st.sets(st.text(st.characters(codec="utf-8"), min_size=1, max_size=80), min_size=1, max_size=8)
 )
 def test_any_customers_get_ids_of_their_own_that_a_tenant_may_have(customers: set[str]) -> None:
-    named = tenant_ids(customers | {"A_1", "a-1", "a_1"})
+    named = {one: tenant_of_customer(one) for one in customers | {"A_1", "a-1", "a_1"}}
     assert len(set(named.values())) == len(named)
     assert all(ids.tenant_id(tenant) for tenant in named.values())
     assert named["a-1"] == "a-1"

@@ -79,6 +79,23 @@ def test_the_entry_point_runs_its_command_as_the_user_it_is(tmp_path: Path) -> N
     assert (done.stdout, done.returncode) == ("ran\n", 7)
 
 
+def test_an_image_without_a_command_runs_its_process_as_a_processing_job_starts_it(
+    tmp_path: Path,
+) -> None:
+    for name, script in (("id", "echo 1000"), ("process", "echo processed $#; exit 3")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [str(ROOT / "containers/runtime/unprivileged")],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("processed 0\n", 3)
+    assert os.access(ROOT / "containers/forecast/process", os.X_OK)
+
+
 def test_requirements_have_the_locks_hashes_and_the_compiled_version() -> None:
     lines = images._with_hashes("numpy==2.4.6\ntorch==2.13.0+cpu\n").splitlines()
     assert lines[0].startswith("numpy==2.4.6 --hash=sha256:")

@@ -98,6 +98,8 @@ def test_no_role_has_a_policy_that_is_not_of_this_template() -> None:
         "ServingRole",
         "AsyncRole",
         "BatchRole",
+        "ProcessingRole",
+        "PipelineRole",
         "TenantClientRole",
     }
     for role in roles.values():

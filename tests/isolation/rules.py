@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.isolation.capacity_rules import CAPACITY, capacity_targets
+from tests.isolation.job_rules import OPERATOR_JOBS, PIPELINE_ROLE, PROCESSING_ROLE, job_targets
 from tests.isolation.judge import Request
 from tests.isolation.query_rules import QUERY, RESULT_TABLES, query_targets
 from tests.isolation.silo_rules import MAKES_SILO_ROLES, SILO_ROLE, SILO_TAGS, silo_targets
@@ -26,6 +27,8 @@ IDENTITIES: Final = (
     "ServingRole",
     "AsyncRole",
     "BatchRole",
+    "ProcessingRole",
+    "PipelineRole",
     "SiloPolicy",
     "TenantClientRole",
     "AppPolicy",
@@ -35,6 +38,7 @@ IDENTITIES: Final = (
     "ResultTablesPolicy",
     "OperatorPolicy",
     "QueryPolicy",
+    "OperatorJobsPolicy",
     "WindDownPolicy",
 )
 
@@ -53,6 +57,7 @@ OF_THE_CONTROL_PLANE: Final = (
     "bases",
     "demand",
     "tables",
+    "splits",
 )
 _ALL_DATA: Final = " ".join(
     (*OF_TENANTS, "question", "record", "data", "query-results", *OF_THE_CONTROL_PLANE)
@@ -95,6 +100,8 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
         _CONTAINER,
         {"s3:GetObject s3:PutObject": "batches", "s3:ListBucket": "list:batches"},
     ],
+    "ProcessingRole": [_CONTAINER, PROCESSING_ROLE],
+    "PipelineRole": [PIPELINE_ROLE],
     "SiloPolicy": [_CONTAINER, SILO_ROLE],
     "SiloRolesPolicy": [MAKES_SILO_ROLES],
     "ResultTablesPolicy": [RESULT_TABLES],
@@ -182,6 +189,7 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "cloudformation:DescribeStacks": "stack",
         }
     ],
+    "OperatorJobsPolicy": [OPERATOR_JOBS],
     "WindDownPolicy": [
         {
             "s3:DeleteObject": f"uploads {_ALL_DATA}",
@@ -363,8 +371,9 @@ def targets(template: Template, own: str = OWN, other: str = OTHER) -> Iterator[
         asked_by_app = f"{sagemaker}:endpoint/tenantry-energy-bridge-{end}"
         yield Target("managed-endpoint", "all", asked_by_app, {})
         yield Target("endpoint", "unnamed", f"{asked_by_app}-2", {})
-    for kind in ("endpoint-config", "model", "training-job", "transform-job"):
+    for kind in ("endpoint-config", "model", "training-job", "transform-job", "processing-job"):
         yield Target(kind, "all", f"{sagemaker}:{kind}/tenantry-energy-x", {})
+    yield from (Target(*found) for found in job_targets())
     foreign_tag = {"aws:ResourceTag/tenantry:tenant": own}
     for kind in ("endpoint", "endpoint-config", "model", "training-job", "transform-job"):
         yield Target("foreign", "nobody", f"{sagemaker}:{kind}/another-energy-async", {})

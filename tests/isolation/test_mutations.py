@@ -30,7 +30,14 @@ SURVIVORS: Final = {
     "SiloPolicy/Metrics allows all of cloudwatch:PutMetricData",  # the same
     "ContainerPolicy/Metrics allows all of cloudwatch:PutMetricData",  # the same
     "OperatorPolicy/CountWhatIsAsked allows all of cloudwatch:PutMetricData",  # the same
-    "OrchestratorPolicy/HandRolesToSageMaker allows all of iam:PassRole",  # iam:PassedToService
+    *(  # iam:PassedToService
+        f"{statement} allows all of iam:PassRole"
+        for statement in (
+            "OrchestratorPolicy/HandRolesToSageMaker",
+            "OperatorJobsPolicy/HandRolesToSageMaker",
+            "PipelineRole/HandRoleToSageMaker",
+        )
+    ),
     *(
         f"{policy}/{change}"
         for policy in ("OrchestratorPolicy", "OperatorPolicy")
@@ -209,7 +216,8 @@ def test_a_change_of_a_tenants_role_is_noticed(judge: Judge, template: Template)
 
 
 @pytest.mark.parametrize(
-    "role", ["TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "TenantClientRole"]
+    "role",
+    ["TrainingRole", "ServingRole", "AsyncRole", "BatchRole", "ProcessingRole", "TenantClientRole"],
 )
 def test_a_change_of_whom_a_role_trusts_is_noticed(
     role: str, judge: Judge, template: Template

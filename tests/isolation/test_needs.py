@@ -58,6 +58,19 @@ DAGSTERS: Final = ["orchestration", "assets", "resources", "pipes_sagemaker"] + 
 NOT_DAGSTERS: Final = {
     "cloudwatch:PutMetricData": "TenantClientRole",
     "dynamodb:Scan": "WindDownPolicy",
+    **dict.fromkeys(
+        (
+            "sagemaker:CreatePipeline",
+            "sagemaker:CreateProcessingJob",
+            "sagemaker:DescribePipelineExecution",
+            "sagemaker:DescribeProcessingJob",
+            "sagemaker:ListPipelineExecutionSteps",
+            "sagemaker:ListPipelineExecutions",
+            "sagemaker:StartPipelineExecution",
+            "sagemaker:UpdatePipeline",
+        ),
+        "OperatorJobsPolicy",
+    ),
     # Dagster's role has this policy too.
     **dict.fromkeys(
         ("glue:CreateTable", "glue:GetTable", "glue:UpdateTable"), "ResultTablesPolicy"

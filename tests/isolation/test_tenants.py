@@ -120,6 +120,8 @@ def built_keys(
         "batch": draw(an_id("version_name", "b-1", *names)),
         "job": draw(an_id("version_name", "tenantry-energy-20260102-b-1", *names)),
         "attempt": 1,
+        "split": draw(an_id("version_name", "s-1", *names)),
+        "suffix": ".csv",
         "outcome": "answered",
         "endpoint": "tenantry-energy-bridge",
         "archive": s3_keys.checkpoint_archive(workload, pack, tenant, version),

@@ -76,7 +76,7 @@ def test_where_no_container_is_installed_none_is_looked_for(
     with pytest.raises(InvalidWorkloadError, match=r"no module containers\.forecast"):
         read_workload(path)
     document = changed("preparation", "containers.churn.checks") | {"container": "churn"}
-    del document["drift"], document["moment"], document["imports"]
+    del document["drift"], document["moment"], document["imports"], document["upload"]["split"]
     assert read_workload(written(tmp_path, yaml.safe_dump(document))).container == "churn"
 
 

@@ -10,8 +10,9 @@ import pytest
 from containers.forecast.consumption import split as splitting
 from containers.forecast.consumption import synthetic
 from containers.forecast.consumption.preparation import prepare
-from containers.forecast.consumption.split import UnsplittableDataError, split
+from containers.forecast.consumption.split import split
 from containers.forecast.consumption.synthetic import generate
+from contracts.refused_data import RefusedDataError
 
 START, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 3, 1, tzinfo=UTC)
 
@@ -80,18 +81,18 @@ def test_a_file_of_many_customers_becomes_one_csv_each(tmp_path: Path, suffix: s
     assert prepared.facts["total_kwh"] == pytest.approx(
         frame[frame.customer_id == 10].consumption.sum(), abs=0.1
     )
-    assert split(raw, tmp_path / "some", customers=2) == ["0", "1"]
+    assert split(raw, tmp_path / "some", most=2) == ["0", "1"]
 
 
 def test_files_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
     raw = tmp_path / "raw.csv"
     for content, words in (
         ("customer_id,timestamp\n1,2025-01-01\n", "no column consumption"),
-        ("customer_id,timestamp,consumption\n../x,2025-01-01,1\n", "row 1 of raw.csv"),
+        ("customer_id,timestamp,consumption\na,2025-01-01,1\n ,2025-01-01,1\n", "row 2"),
         ("customer_id,timestamp,consumption\n1,2\n", "cannot be read"),
     ):
         raw.write_text(content)
-        with pytest.raises(UnsplittableDataError, match=words):
+        with pytest.raises(RefusedDataError, match=words):
             split(raw, tmp_path / "out")
     assert not (tmp_path / "x").exists()
     with pytest.raises(SystemExit):
