@@ -19,6 +19,7 @@ from infrastructure.local_cloud import end_of_log
 from orchestration.step_names import batch_step
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
+from tenantry.batch.queries import QueryFailedError, ask
 from tenantry.hosting import endpoints
 from tenantry.hosting.invocation import InvocationRefusedError
 from tenantry.hosting.shapes.asynchronous import ASYNCHRONOUS
@@ -113,6 +114,8 @@ class Shown:
     columns: Sequence[str]
     cells: Callable[[ModelVersion, Mapping[str, Any]], Sequence[str]]
     """Made of the champion and its first answer."""
+    query: str = ""
+    """SQL about the batch's table, ``{table}``, and its day, ``{day}``."""
 
 
 @dataclass
@@ -353,6 +356,28 @@ class Product:
                 except objects.ObjectMissingError as error:
                     self._lacks(tenant, f"no batch prediction; run {run} is {status}{why}", error)
             step.advance()
+
+    def queried(self, day: date) -> Table | None:
+        """What SQL tells about tonight's batch of all tenants; None if the product asks nothing.
+        Raises ``DemoFailedError``."""
+        if not self.shown.query:
+            return None
+        name = f"{self.name}_{self.workload.batches[0].name}"
+        sql = self.shown.query.format(table=name, day=day.isoformat())
+        try:
+            answer = ask(self.deployment, sql, _MAX_LINES)
+        except QueryFailedError as error:
+            raise DemoFailedError(f"{self.name}: {error}; it was asked: {sql}") from error
+        if not answer.rows:
+            raise DemoFailedError(f"{self.name}: the batch's table has no rows of {day}: {sql}")
+        table = Table(title=f"What the table {name} says")
+        for column in answer.columns:
+            table.add_column(column)
+        for row in answer.rows:
+            table.add_row(*(escape(str(cell)) for cell in row))
+        table.caption = f'tenantry query "{escape(sql)}"'
+        table.caption_justify = "left"
+        return table
 
     def _lacks(self, tenant: DemoTenant, what: str, error: Exception) -> None:
         """Note a result that a tenant without an expected model did not get. For other tenants it

@@ -230,6 +230,8 @@ def _go(steps: Steps, products: Sequence[Product], state: Path) -> None:
     console.print(f"All of it took {steps.seconds:.0f} s.")
     for product in products:
         console.print(product.table(day))
+        if (queried := product.queried(day)) is not None:
+            console.print(queried)
     drawn = write_sheet(state / SHEET, pictured.good, pictured.first_answers)
     print_pictures(console, drawn)
     console.print("What the portraits tenants uploaded, and what their models drew:")

@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 import pytest
 from dagster import AssetPartitionStatus, DagsterInstance
 
+from demo.churn import shown_of_churn
 from tenantry.aws.deployment import Deployment
+from tenantry.batch.queries import ask
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
@@ -104,6 +106,15 @@ def test_a_shared_model_scores_the_customers_of_each_tenant(
         assert len(said["ids"]) == len(said["scores"]) > 10
         assert all(0 < score < 1 for score in said["scores"])
     assert len({json.dumps(said["scores"]) for said in scored.values()}) == 3
+
+    # The demo asks the table of all tenants' scores.
+    sql = shown_of_churn().query.format(table="churn_weekly", day=day)
+    answer = ask(deployment, sql, 10)
+    assert answer.complete
+    assert answer.columns == ["tenant", "customers", "expected_to_leave"]
+    assert [(row[0], row[1], pytest.approx(row[2], abs=0.051)) for row in answer.rows] == [
+        (tenant, len(said["ids"]), sum(said["scores"])) for tenant, said in scored.items()
+    ]
 
     # The same data ask for no other model; another tenant's do.
     again = ask_for_shared_model(deployment, churn, by="test", why="again")
