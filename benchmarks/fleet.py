@@ -133,8 +133,8 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
         calls_before = sum(proxy.requests for proxy in proxies)
         began = time.monotonic()
         with ThreadPoolExecutor(1) as aside:
-            uploading = aside.submit(_upload, deployment, tenants, began)
-            _wait_until_served(deployment, tenants, began, timeout)
+            uploading = aside.submit(upload, deployment, tenants, began)
+            wait_until_served(deployment, tenants, began, timeout)
             uploading.result()
         seconds = time.monotonic() - began
         calls = sum(proxy.requests for proxy in proxies) - calls_before
@@ -152,10 +152,11 @@ def measure(workloads: Path, tenants: int, timeout: float) -> Figures:
         )
 
 
-def _upload(deployment: Deployment, tenants: int, began: float) -> None:
+def upload(deployment: Deployment, tenants: int, began: float) -> None:
+    """Upload every tenant's file. ``began`` is a moment of ``time.monotonic``, for what is said."""
     customers = Customers()
 
-    def upload(entry: tuple[int, ids.TenantId]) -> None:
+    def put(entry: tuple[int, ids.TenantId]) -> None:
         number, tenant = entry
         files = {"consumption.csv": customers.file_of(number)}
         manifests.put_upload(
@@ -163,13 +164,14 @@ def _upload(deployment: Deployment, tenants: int, began: float) -> None:
         )
 
     with ThreadPoolExecutor(4) as pool:
-        for _ in pool.map(upload, enumerate(tenants_of(tenants))):
+        for _ in pool.map(put, enumerate(tenants_of(tenants))):
             pass
     print(f"{time.monotonic() - began:6.0f} s: {tenants} uploads are done", flush=True)
 
 
-def _wait_until_served(deployment: Deployment, tenants: int, began: float, timeout: float) -> None:
-    """Poll less often for more tenants, because polling takes measured time."""
+def wait_until_served(deployment: Deployment, tenants: int, began: float, timeout: float) -> None:
+    """Wait for each tenant's champion; poll less often for more tenants, because polling takes
+    measured time. Raises ``NotServedError`` after ``timeout`` seconds, or if no request is open."""
     queue, registry = RequestQueue(deployment), ModelRegistry(deployment)
     pause, nothing_open_since = 1.0 + tenants / 1000, 0.0
     shown = began
