@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 MAX_SHOWN_BYTES: Final = 8 * 1024 * 1024
 """Of an answer that is shown to people; of a larger one, only the lines are counted."""
 _CALLS_AT_ONCE: Final = 8
+_OVER: Final = frozenset({"Completed", "Failed", "Stopped"})
 
 
 class TransformJobFailedError(TenantryError, RuntimeError):
@@ -316,6 +317,12 @@ def _describe(deployment: Deployment, job: str) -> DescribeTransformJobResponseT
         raise
 
 
+def transform_job_runs(deployment: Deployment, job: str) -> bool:
+    """Whether there is a transform job of this name that is not over."""
+    described = _describe(deployment, job)
+    return described is not None and described["TransformJobStatus"] not in _OVER
+
+
 def _wait(
     deployment: Deployment, job: str, timeout: float, poll: float, given_up: threading.Event | None
 ) -> DescribeTransformJobResponseTypeDef:
@@ -323,7 +330,7 @@ def _wait(
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         described = deployment.sagemaker.describe_transform_job(TransformJobName=job)
-        if described["TransformJobStatus"] in {"Completed", "Failed", "Stopped"}:
+        if described["TransformJobStatus"] in _OVER:
             return described
         if given_up.wait(poll):
             raise TransformJobFailedError(

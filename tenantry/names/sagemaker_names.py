@@ -78,6 +78,10 @@ def transform_job_name(prefix: str, workload: WorkloadName, day: date, batch: st
     return _fitted(f"{prefix}-{workload}-{day:%Y%m%d}-{version_name(batch)}")
 
 
+OF_A_BATCH: Final = r"[0-9]{8}-.+"
+"""After prefix and workload, in the names of transform jobs and their models."""
+
+
 def processing_job_name(prefix: str, workload: WorkloadName, split: str, number: int) -> str:
     """The name of the job that splits a file; ``number`` counts the jobs of one file."""
     return _fitted(f"{prefix}-{workload}-{version_name(split)}-{number:d}")

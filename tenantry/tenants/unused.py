@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from botocore.exceptions import ClientError
 
 from tenantry.aws.silo_roles import delete_silo_role, silo_role_name, silo_roles
+from tenantry.batch.transform import transform_job_runs
 from tenantry.capacity.registration import deregister
 from tenantry.hosting import endpoints
 from tenantry.hosting.safe_updates import forget_guard
@@ -70,14 +71,17 @@ def unused_endpoints(deployment: Deployment, workload: Workload, now: datetime) 
 
 
 def unused_parts(deployment: Deployment, workload: Workload) -> list[Unused]:
-    """The configurations and models that no endpoint of the workload has.
+    """The configurations and models that no endpoint of the workload has, and the models of
+    batches that are over.
 
     An endpoint with one of each is not looked at: it has these.
     """
     name = ids.workload_name(workload.name)
     there = _there(deployment, name)
-    configurations, models = _made(deployment, name, _CONFIGS), _made(deployment, name, _MODELS)
-    found = list[Unused]()
+    made = _made(deployment, name, _MODELS)
+    configurations = _by_endpoint(deployment, name, _made(deployment, name, _CONFIGS))
+    models = _by_endpoint(deployment, name, made)
+    found = _unused_of_batches(deployment, name, made)
     for endpoint in configurations.keys() | models.keys():
         of_endpoint = configurations.get(endpoint, {}), models.get(endpoint, {})
         if endpoint in there:
@@ -208,17 +212,42 @@ _MODELS: Final = _Listed("list_models", "Models", "ModelName")
 
 def _made(
     deployment: Deployment, workload: ids.WorkloadName, listed: _Listed
-) -> dict[str, dict[str, datetime]]:
-    """Configurations or models by their endpoint's name, with the moments when they were made."""
+) -> dict[str, datetime]:
+    """The workload's configurations or models, with the moments when they were made."""
     sagemaker: Any = deployment.sagemaker
     beginning = f"{deployment.prefix}-{workload}-"
-    pattern = re.compile(f"({re.escape(beginning)}{sagemaker_names.OF_A_WORKLOAD})-[0-9a-f]{{10}}")
+    return {
+        one[listed.name]: one["CreationTime"]
+        for page in sagemaker.get_paginator(listed.operation).paginate(NameContains=beginning)
+        for one in page[listed.found]
+        if one[listed.name].startswith(beginning)
+    }
+
+
+def _by_endpoint(
+    deployment: Deployment, workload: ids.WorkloadName, made: Mapping[str, datetime]
+) -> dict[str, dict[str, datetime]]:
+    """Those that were made for an endpoint, by its name."""
+    beginning = re.escape(f"{deployment.prefix}-{workload}-")
+    pattern = re.compile(f"({beginning}{sagemaker_names.OF_A_WORKLOAD})-[0-9a-f]{{10}}")
     found: dict[str, dict[str, datetime]] = defaultdict(dict)
-    for page in sagemaker.get_paginator(listed.operation).paginate(NameContains=beginning):
-        for one in page[listed.found]:
-            if match := pattern.fullmatch(one[listed.name]):
-                found[match[1]][one[listed.name]] = one["CreationTime"]
+    for name, at in made.items():
+        if match := pattern.fullmatch(name):
+            found[match[1]][name] = at
     return found
+
+
+def _unused_of_batches(
+    deployment: Deployment, workload: ids.WorkloadName, made: Mapping[str, datetime]
+) -> list[Unused]:
+    """The models of transform jobs that do not run. A run deletes the model of its job, unless it
+    is killed before."""
+    pattern = re.compile(re.escape(f"{deployment.prefix}-{workload}-") + sagemaker_names.OF_A_BATCH)
+    return [
+        Unused("model", name, at)
+        for name, at in made.items()
+        if pattern.fullmatch(name) and not transform_job_runs(deployment, name)
+    ]
 
 
 def _kept(deployment: Deployment, endpoint: str) -> frozenset[str] | None:
