@@ -357,26 +357,25 @@ class Product:
                     self._lacks(tenant, f"no batch prediction; run {run} is {status}{why}", error)
             step.advance()
 
-    def queried(self, day: date) -> Table | None:
-        """What SQL tells about tonight's batch of all tenants; None if the product asks nothing.
-        Raises ``DemoFailedError``."""
-        if not self.shown.query:
-            return None
+    def query(self, day: date) -> str:
+        """SQL about tonight's batch of all tenants; empty if the product asks nothing."""
         name = f"{self.name}_{self.workload.batches[0].name}"
-        sql = self.shown.query.format(table=name, day=day.isoformat())
+        return self.shown.query.format(table=name, day=day.isoformat())
+
+    def queried(self, day: date) -> Table:
+        """What the query tells. Raises ``DemoFailedError``."""
+        sql = self.query(day)
         try:
             answer = ask(self.deployment, sql, _MAX_LINES)
         except QueryFailedError as error:
             raise DemoFailedError(f"{self.name}: {error}; it was asked: {sql}") from error
         if not answer.rows:
             raise DemoFailedError(f"{self.name}: the batch's table has no rows of {day}: {sql}")
-        table = Table(title=f"What the table {name} says")
+        table = Table()
         for column in answer.columns:
             table.add_column(column)
         for row in answer.rows:
             table.add_row(*(escape(str(cell)) for cell in row))
-        table.caption = f'tenantry query "{escape(sql)}"'
-        table.caption_justify = "left"
         return table
 
     def _lacks(self, tenant: DemoTenant, what: str, error: Exception) -> None:

@@ -230,8 +230,9 @@ def _go(steps: Steps, products: Sequence[Product], state: Path) -> None:
     console.print(f"All of it took {steps.seconds:.0f} s.")
     for product in products:
         console.print(product.table(day))
-        if (queried := product.queried(day)) is not None:
-            console.print(queried)
+        if sql := product.query(day):
+            console.print(f'$ tenantry query "{sql}"', markup=False, soft_wrap=True)
+            console.print(product.queried(day))
     drawn = write_sheet(state / SHEET, pictured.good, pictured.first_answers)
     print_pictures(console, drawn)
     console.print("What the portraits tenants uploaded, and what their models drew:")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -33,7 +33,7 @@ from tenantry.serving.moments import data_age, too_old_for
 from tenantry.shown.answer_preview import answer_for_people
 from tenantry.shown.report import Report
 from tenantry.shown.series_preview import series_of
-from tenantry.training.shared_model import data_of_all
+from tenantry.training.shared_model import served
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -177,16 +177,12 @@ def _champions(
 ) -> list[Champion]:
     """Who predicts for tenants, or for all (None): each one's champion, or the shared one for
     each with data."""
-    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
-    if workload.shared_model is not None:
-        shared = registry.champion(ids.SHARED, name)
-        if shared is None:
-            return []
-        every = [one.tenant for one in data_of_all(deployment, name)]
-        wanted = every if tenants is None else [one for one in tenants if one in set(every)]
-        return [replace(shared, tenant=tenant) for tenant in wanted]
     if tenants is None:
-        return registry.champions(name)
+        return served(deployment, workload)
+    if workload.shared_model is not None:
+        wanted = set(tenants)
+        return [one for one in served(deployment, workload) if one.tenant in wanted]
+    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     found = [registry.champion(tenant, name) for tenant in tenants]
     return [champion for champion in found if champion is not None]
 

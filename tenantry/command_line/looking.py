@@ -28,6 +28,7 @@ from tenantry.requests.rows import INDEXED, Request, Status, now
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from tenantry.aws.deployment import Deployment
     from tenantry.command_line import story
     from tenantry.command_line.roster import TenantStanding
     from tenantry.workloads.schema import Workload
@@ -216,8 +217,8 @@ def tenants(
 ) -> None:
     """The tenants by their ids: champion, its score, the age of its data, the newest request.
 
-    The list has each tenant with a model, or with an unfinished or dead-lettered request. For a
-    tenant whose every upload was refused, see `tenantry tenant`.
+    The list has each tenant with a model, its own or one for all, and those with an unfinished or
+    dead-lettered request. For a tenant whose every upload was refused, see `tenantry tenant`.
 
     \b
     Examples:
@@ -249,15 +250,13 @@ def _list_tenants(
     """List a workload's tenants, each page as it is read. Returns them, and whether there are
     more."""
     from tenantry.command_line.roster import roster
-    from tenantry.models.registry import ModelRegistry
 
     listed: list[TenantStanding] = []
     more, deployment = False, invocation.deployment
     for page in roster(deployment, workload, after=after, most=most):
         more = page.more
         if not (listed or invocation.as_json):
-            count = ModelRegistry(deployment).count_champions(ids.workload_name(workload.name))
-            invocation.show(_tenants_head(workload, count))
+            invocation.show(_tenants_head(deployment, workload))
         listed += page.tenants
         if not invocation.as_json:
             columns = ("tenant", "champion", workload.quality.metric, "age of data", "request", "")
@@ -274,12 +273,16 @@ def _list_tenants(
     return listed, more
 
 
-def _tenants_head(workload: Workload, count: int) -> Text:
+def _tenants_head(deployment: Deployment, workload: Workload) -> Text:
     from rich.text import Text
 
+    from tenantry.models.registry import ModelRegistry
+
+    count = ModelRegistry(deployment).count_champions(ids.workload_name(workload.name))
+    models = f"{count:,} with a model" if workload.shared_model is None else "one model for all"
     better = "lower" if workload.quality.lower_is_better else "higher"
     said = f"; of {workload.quality.metric}, {better} is better"
-    return Text(f"{workload.name}: {count:,} with a model{said}", style="bold")
+    return Text(f"{workload.name}: {models}{said}", style="bold")
 
 
 def _tenant_cells(one: TenantStanding) -> tuple[object, ...]:

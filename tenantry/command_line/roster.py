@@ -16,6 +16,7 @@ from tenantry.requests.newest import newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Status, now
 from tenantry.serving.moments import data_age
+from tenantry.training.shared_model import served
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class Page:
 
 
 def roster(deployment: Deployment, workload: Workload, *, after: str, most: int) -> Iterator[Page]:
-    """The tenants that have a model or an unfinished or dead-lettered request, by their ids.
+    """The tenants that a model answers for, or that have an unfinished or dead-lettered request,
+    by their ids.
 
     Args:
         deployment: the tables.
@@ -71,7 +73,7 @@ def roster(deployment: Deployment, workload: Workload, *, after: str, most: int)
     queue = RequestQueue(deployment)
     waiting = [*queue.open(name), *queue.with_status(name, "dead_lettered")]
     without = sorted({row.tenant for row in waiting if row.tenant > after})
-    champions = ModelRegistry(deployment).each_champion(name, after=after)
+    champions = _champions(deployment, workload, after)
     found = heapq.merge(
         ((champion.tenant, champion) for champion in champions),
         ((tenant, None) for tenant in without),
@@ -87,6 +89,16 @@ def roster(deployment: Deployment, workload: Workload, *, after: str, most: int)
             page = [coming, *islice(each, min(PAGE, most) - 1)]
             coming, most = next(each, None), most - len(page)
             yield Page(_standings(queue, workload, page, pool), coming is not None)
+
+
+def _champions(deployment: Deployment, workload: Workload, after: str) -> Iterator[Champion]:
+    """What answers for each model of a tenant, by its id, and the model that all share."""
+    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
+    own = registry.each_champion(name, after=after)
+    if workload.shared_model is None:
+        return own
+    of_all = (one for one in served(deployment, workload) if one.tenant > after)
+    return heapq.merge(own, of_all, key=lambda one: one.tenant)
 
 
 def _standings(

@@ -233,9 +233,17 @@ class ModelRegistry:
         return _model(row) if row else None
 
     def versions_of(self, champions: Sequence[Champion]) -> dict[ids.ModelId, ModelVersion]:
-        """The versions that champions of one workload point to, by tenant, a hundred to a call."""
-        keys = (table_keys.version_item(one.tenant, one.workload, one.version) for one in champions)
-        return {model.tenant: model for model in map(_model, self.deployment.models.get_many(keys))}
+        """The versions that champions of one workload point to, by tenant, a hundred to a call.
+        Tenants that share a model share its version."""
+        keys = {
+            one.tenant: table_keys.version_item(one.route.tenant, one.workload, one.version)
+            for one in champions
+        }
+        found = self.deployment.models.get_many(dict.fromkeys(keys.values()))
+        made = {
+            table_keys.version_item(m.tenant, m.workload, m.version): m for m in map(_model, found)
+        }
+        return {tenant: made[key] for tenant, key in keys.items() if key in made}
 
     def versions(self, tenant: ids.ModelId, workload: ids.WorkloadName) -> list[ModelVersion]:
         """All versions of a tenant, in the order in which they were made."""

@@ -20,6 +20,7 @@ from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
 from tenantry.serving.moments import data_age, too_old_for
+from tenantry.training.shared_model import served
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def fleet_of(deployment: Deployment, workload: Workload, at: datetime) -> Fleet:
     """
     name = ids.workload_name(workload.name)
     registry, queue = ModelRegistry(deployment), RequestQueue(deployment)
-    champions = registry.champions(name)
+    champions = served(deployment, workload)
     versions = registry.versions_of(champions)
     zones = [UTC, *(ZoneInfo(batch.timezone) for batch in workload.batches)]
     today = max(at.astimezone(zone).date() for zone in zones)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tenantry.models.registry import ModelRegistry
+from tenantry.models.registry import Champion, ModelRegistry
 from tenantry.names import ids, s3_keys
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import OPEN, SHARED_GROUP, Request, now
@@ -34,6 +34,18 @@ def data_of_all(deployment: Deployment, workload: ids.WorkloadName) -> list[Tena
     tenants = list(_tenants_with_data(deployment, workload))
     found = current_data_of(deployment, workload, tenants)
     return [TenantData(tenant, found[tenant].data) for tenant in tenants if tenant in found]
+
+
+def served(deployment: Deployment, workload: Workload) -> list[Champion]:
+    """What each tenant's model is answered by: its own champion, or for each with data the one of
+    the shared model."""
+    name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
+    if workload.shared_model is None:
+        return registry.champions(name)
+    shared = registry.champion(ids.SHARED, name)
+    if shared is None:
+        return []
+    return [replace(shared, tenant=one.tenant) for one in data_of_all(deployment, name)]
 
 
 def joined(request: Request, every: list[TenantData]) -> TrainingData:

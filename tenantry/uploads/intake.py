@@ -43,6 +43,7 @@ superseded before that."""
 NO_MODEL_YET: Final = "no_model_yet"
 """The code of the refusal of data for inference where there is nothing to predict with."""
 TOO_MANY_MODELS: Final = "too_many_models"
+ONE_MODEL_FOR_ALL: Final = "one_model_for_all"
 """The code of the refusal of an upload for one more model than a tenant may have."""
 _ONE_AT_A_TIME: Final = threading.Lock()
 AddTenants = Callable[[ids.WorkloadName, Sequence[ids.ModelId]], None]
@@ -349,10 +350,20 @@ def _accept(
             return _refuse_flood(queue, name, owner, key, manifest.uploaded, most)
         nth = counted
     registry = ModelRegistry(deployment)
+    if workload.shared_model is not None and ids.name_of(tenant) != ids.DEFAULT_MODEL:
+        reason = (
+            f"one model answers for all tenants of {name}, so {ids.name_of(tenant)!r} cannot have "
+            f"one of its own; upload without a model's name"
+        )
+        return _refuse_name(queue, manifest, key, reason, ONE_MODEL_FOR_ALL)
     if manifest.purpose == "inference" and not _may_append(queue, name, tenant):
         return _refuse_data(queue, manifest, key)
     if not registry.note_name(tenant, name, workload.upload.max_models):
-        return _refuse_name(queue, manifest, key, workload.upload.max_models)
+        reason = (
+            f"a tenant has at most {workload.upload.max_models} models of {name}, and "
+            f"{ids.name_of(tenant)!r} would be another; upload for one of those that are there"
+        )
+        return _refuse_name(queue, manifest, key, reason, TOO_MANY_MODELS)
     tier, champion = registry.tier_and_champion(tenant, name, workload.tier)
     first = champion is None
     group = manifest.group(workload.training.pack.together)
@@ -422,20 +433,16 @@ def _refuse_data(queue: RequestQueue, manifest: manifests.Manifest, key: str) ->
 
 
 def _refuse_name(
-    queue: RequestQueue, manifest: manifests.Manifest, key: str, most: int
+    queue: RequestQueue, manifest: manifests.Manifest, key: str, reason: str, code: str
 ) -> _Outcome:
-    """Refuse an upload for a further model of a tenant that has as many as it may have. Its row
-    lies with the default model's, as there is no model of that name."""
+    """Refuse an upload for a model that its tenant may not have. Its row lies with the default
+    model's, as there is no model of that name."""
     workload, tenant = manifest.workload, ids.tenant_of(manifest.tenant)
-    reason = (
-        f"a tenant has at most {most} models of {workload}, and {ids.name_of(manifest.tenant)!r} "
-        f"would be another; upload for one of those that are there"
-    )
-    request = ids.request_id_of(workload, tenant, f"refused:{manifest.upload}:{TOO_MANY_MODELS}")
+    request = ids.request_id_of(workload, tenant, f"refused:{manifest.upload}:{code}")
     new = queue.get(workload, tenant, request) is None
     if new:
-        _tell_refused(queue.deployment, workload, tenant, request, reason, TOO_MANY_MODELS)
-        queue.refuse_at_the_door(workload, tenant, request, key, reason, TOO_MANY_MODELS)
+        _tell_refused(queue.deployment, workload, tenant, request, reason, code)
+        queue.refuse_at_the_door(workload, tenant, request, key, reason, code)
     return _Outcome(key, workload, tenant, new, reason)
 
 

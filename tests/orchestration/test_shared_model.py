@@ -13,11 +13,14 @@ from dagster import AssetPartitionStatus, DagsterInstance
 from demo.churn import shown_of_churn
 from tenantry.aws.deployment import Deployment
 from tenantry.batch.queries import ask
+from tenantry.command_line.roster import roster
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids
 from tenantry.requests.queue import RequestQueue
 from tenantry.serving.client import NoModelYetError, TenantClient
+from tenantry.tenants.fleet import fleet_of
 from tenantry.training.shared_model import ask_for_shared_model
+from tenantry.uploads.intake import ONE_MODEL_FOR_ALL
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.orchestration.running import at_once, metadata_of, onboard, run, statuses, take_in
 
@@ -116,13 +119,31 @@ def test_a_shared_model_scores_the_customers_of_each_tenant(
         (tenant, len(said["ids"]), sum(said["scores"])) for tenant, said in scored.items()
     ]
 
-    # The same data ask for no other model; another tenant's do.
+    # Each is listed with the model that answers for it.
+    fleet = fleet_of(deployment, churn, datetime.now(UTC))
+    assert [(one.tenant, one.version, one.predicted) for one in fleet.tenants] == [
+        (tenant, champion.version, True) for tenant in tenants[:3]
+    ]
+    assert {one.score for one in fleet.tenants} != {None}
+    (page,) = roster(deployment, churn, after="", most=10)
+    assert [one.tenant for one in page.tenants] == [ids.SHARED, *tenants[:3]]
+    assert {one.score for one in page.tenants} == {model.metrics["logloss"]}
+    (rest,) = roster(deployment, churn, after=tenants[1], most=10)
+    assert [one.tenant for one in rest.tenants] == [tenants[2]]
+
+    # The same data ask for no other model; another tenant's do. No
+    # tenant has another model.
     again = ask_for_shared_model(deployment, churn, by="test", why="again")
     assert again is not None
     assert again.status == "registered"
+    winter = ids.model_of(tenants[0], ids.model_name("winter"))
     with TenantClient(deployment, churn, tenants[3]) as client:
         client.upload({"customers.parquet": known(customers["t3"])})
-    take_in(deployment, dagster_instance)
+    with TenantClient.of_model(deployment, churn, winter) as client:
+        client.upload({"customers.parquet": customers["t3"]})
+    assert take_in(deployment, dagster_instance).accepted == 1
+    (_, refused) = queue.of_tenant(CHURN, tenants[0])
+    assert (refused.status, refused.reason_code) == ("refused", ONE_MODEL_FOR_ALL)
     for result in onboard(deployment, dagster_instance, churn):
         assert result.success
     assert run(dagster_instance, "churn_shared_model", None).success

@@ -10,7 +10,7 @@ import pytest
 
 from containers.runtime.tables import files
 from tenantry.requests.queue import TOO_MANY_UPLOADS
-from tenantry.uploads.intake import NO_MODEL_YET, TOO_MANY_MODELS
+from tenantry.uploads.intake import NO_MODEL_YET, ONE_MODEL_FOR_ALL, TOO_MANY_MODELS
 
 HERE = Path(__file__).parents[3]
 PAGE = (HERE / "docs" / "refusals.md").read_text()
@@ -74,7 +74,7 @@ def test_the_page_of_refusals_tells_every_code_and_no_other(section: str) -> Non
     if section == "Any table":
         raised |= {code for *_, code in files.CONTENT}
     elif section == "Any upload":
-        raised |= {TOO_MANY_UPLOADS, TOO_MANY_MODELS, NO_MODEL_YET}
+        raised |= {TOO_MANY_UPLOADS, TOO_MANY_MODELS, ONE_MODEL_FOR_ALL, NO_MODEL_YET}
     elif section == "The manifest and its files":
         raised |= {"manifest_other_workload", "manifest_other_tenant"}
     told = codes_told(section)
