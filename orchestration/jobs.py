@@ -51,7 +51,7 @@ class WorkloadJobs(NamedTuple):
     fleet: UnresolvedAssetJobDefinition
     remove_unused: JobDefinition
     rollback: JobDefinition
-    tier: JobDefinition
+    tier: JobDefinition | None
     retraining: JobDefinition | None
     shared_model: JobDefinition | None
 
@@ -118,7 +118,7 @@ def jobs_of(workload: Workload) -> WorkloadJobs:
         ),
         _remove_unused(workload),
         _rollback(workload),
-        _tier(workload),
+        _tier(workload) if workload.shared_model is None else None,
         _retraining(workload) if workload.retraining is not None else None,
         _shared_model(workload) if workload.shared_model is not None else None,
     )

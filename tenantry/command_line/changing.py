@@ -24,7 +24,7 @@ from tenantry.command_line.invocation import (
 )
 from tenantry.command_line.owed import named, yes_option
 from tenantry.names import ids, tiers
-from tenantry.requests.rows import IN_A_PACK
+from tenantry.requests.rows import IN_A_PACK, OPEN
 from tenantry.requests.workload_controls import WorkloadControls
 from tenantry.shown import operator_events
 
@@ -324,16 +324,25 @@ def tier(
       tenantry tier acme energy silo --why "its contract says so"
       tenantry tier acme energy silo --now
     """
-    from tenantry.tenants.tier_changes import change_tier, move_to_its_tier, tier_metadata, tier_of
+    from tenantry.tenants.tier_changes import (
+        OneModelForAllError,
+        change_tier,
+        move_to_its_tier,
+        tier_metadata,
+        tier_of,
+    )
 
     if at_once and tier is None:
         raise click.UsageError("--now needs the tier: silo, bridge or pool")
     if tier is None:
         stands = tier_of(invocation.deployment, workload, tenant)
     else:
-        stands = change_tier(
-            invocation.deployment, workload, tenant, tier, by=invocation.operator, why=why
-        )
+        try:
+            stands = change_tier(
+                invocation.deployment, workload, tenant, tier, by=invocation.operator, why=why
+            )
+        except OneModelForAllError as error:
+            raise NotDone(str(error)) from error
         if at_once:
             move_to_its_tier(invocation.deployment, workload, tenant)
             stands = tier_of(invocation.deployment, workload, tenant)
@@ -542,14 +551,19 @@ def remove_unused(invocation: Invocation, workload: Workload, days: int | None, 
 def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
     """Ask for challengers of the champions of WORKLOAD that are due, as its schedule does.
 
-    The section `retraining` of its file says which are due, and how many at once.
+    The section `retraining` of its file says which are due, and how many at once. A workload with
+    a shared model makes that anew, if any tenant's data have changed.
 
     \b
-    Example:
+    Examples:
       tenantry retrain energy
+      tenantry retrain churn
     """
     from tenantry.training.retraining import ask_for_retraining
 
+    if workload.shared_model is not None:
+        _remake_shared_model(invocation, workload, yes=yes)
+        return
     if workload.retraining is None:
         raise NotDone(
             f"{workload.name}.yaml has no section `retraining`; add one, which says which "
@@ -562,6 +576,29 @@ def retrain(invocation: Invocation, workload: Workload, yes: bool) -> None:
         invocation.write_json({"format": 1, "retraining": done})
     else:
         invocation.say(str(done))
+
+
+def _remake_shared_model(invocation: Invocation, workload: Workload, *, yes: bool) -> None:
+    from tenantry.training.shared_model import ask_for_shared_model
+
+    invocation.confirm(f"Make the shared model of {workload.name} of the present data?", yes=yes)
+    asked = ask_for_shared_model(
+        invocation.deployment, workload, by=invocation.operator, why="an operator asked"
+    )
+    if invocation.as_json:
+        invocation.write_json({"format": 1, "request": asked})
+    elif asked is None:
+        invocation.say(
+            f"Nothing was asked for: the shared model of {workload.name} is on its way, or too few "
+            f"tenants have data. `tenantry status {workload.name}` tells which."
+        )
+    elif asked.status in OPEN:
+        invocation.say(f"Asked for: `tenantry tenant {asked.tenant}` tells what becomes of it.")
+    else:
+        invocation.say(
+            f"Nothing was asked for: the data are those of the latest request, which is "
+            f"{asked.status}."
+        )
 
 
 # ---- the uploads' dead letters -------------------------------------------------------------------

@@ -174,7 +174,10 @@ def _served(one: story.Story) -> list[str]:
     if one.champion is None:
         return ["It has no model yet."]
     before = f"; before it {one.champion.previous}" if one.champion.previous else ""
-    served = [f"Served by version {one.champion.version} from {one.champion.endpoint}{before}."]
+    version = f"version {one.champion.version}"
+    if one.champion.route.tenant != one.tenant:
+        version += " of the model that all tenants share,"
+    served = [f"Served by {version} from {one.champion.endpoint}{before}."]
     kept = [version.archive for version in one.versions if version.version == one.champion.version]
     if kept:
         served.append(f"Its archive: {kept[0]}.")

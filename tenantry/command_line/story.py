@@ -55,7 +55,7 @@ class Story:
     @property
     def known(self) -> bool:
         """Whether there is anything to tell."""
-        return bool(self.events or self.champion)
+        return bool(self.events)
 
 
 @dataclass
@@ -79,14 +79,17 @@ def story_of(deployment: Deployment, workload: Workload, tenant: ids.ModelId) ->
         for purpose in lanes
         for request in queue.of_tenant(name, model, purpose)
     }
-    versions, champion = registry.versions(tenant, name), registry.champion(tenant, name)
+    versions = registry.versions(tenant, name)
+    champion = registry.champion(workload.served_by(tenant), name)
     events = [
         *_uploads(deployment, name, tenant, requests, others),
         *(event for request in requests for event in _changes(request, queue.history_of(request))),
         *(_made(version, workload.quality) for version in versions),
-        *_crowned(champion),
         *_latest_prediction(deployment, name, tenant),
     ]
+    # A shared model would answer for tenants of which nothing is known, too.
+    if events or workload.shared_model is None:
+        events += _crowned(champion)
     return Story(
         tenant, name, champion, requests, versions, sorted(events, key=lambda event: event.at)
     )
@@ -169,12 +172,13 @@ def _made(version: ModelVersion, quality: Quality) -> Event:
 def _crowned(champion: Champion | None) -> Iterator[Event]:
     if champion is not None:
         previous = f"; before it {champion.previous}" if champion.previous else ""
+        whom = "all tenants" if champion.route.tenant == ids.SHARED else "the tenant"
         yield Event(
             at=champion.since,
             workload=champion.workload,
             kind="champion",
             id=champion.version,
-            what=f"serves the tenant from {champion.endpoint}{previous}",
+            what=f"serves {whom} from {champion.endpoint}{previous}",
         )
 
 

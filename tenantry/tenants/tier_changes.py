@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenantry.aws import objects
 from tenantry.capacity.new_endpoints import deploying, ensure_endpoints
+from tenantry.errors import TenantryError
 from tenantry.hosting.invocation import invoke
 from tenantry.hosting.shapes.catalogue import route_in, shape_named
 from tenantry.models import artifacts
@@ -21,6 +22,10 @@ from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
+
+
+class OneModelForAllError(TenantryError):
+    """A tenant of a shared model has no tier of its own."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def tier_of(deployment: Deployment, workload: Workload, tenant: ids.TenantId) ->
     name, registry = ids.workload_name(workload.name), ModelRegistry(deployment)
     own = registry.own_tier(tenant, name)
     tier = own or workload.tier
-    models, queue = registry.models_of(tenant, name), RequestQueue(deployment)
+    models = list(map(workload.served_by, registry.models_of(tenant, name)))
+    queue = RequestQueue(deployment)
     rows = [row for model in models for row in queue.of_tenant(name, model)]
     others = sum(row.status in OPEN and row.tier != tier for row in rows)
     of_models = [registry.champion(model, name) for model in models]
@@ -90,8 +96,16 @@ def change_tier(
     by: str,
     why: str = "",
 ) -> TenantTier:
-    """Give a tenant a tier of its own. A repeated call changes only the record of who set it
-    last."""
+    """Give a tenant a tier of its own. A repeated call changes only the record of who set it last.
+
+    Raises:
+        OneModelForAllError: the workload has a shared model.
+    """
+    if workload.shared_model is not None:
+        raise OneModelForAllError(
+            f"one model answers for all tenants of {workload.name}, from the {workload.tier}: a "
+            f"tenant has no tier of its own; give it a workload with models of single tenants"
+        )
     ModelRegistry(deployment).set_tier(
         tenant, ids.workload_name(workload.name), tier, by=by, why=why
     )

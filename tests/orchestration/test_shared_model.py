@@ -23,6 +23,7 @@ from tenantry.training.shared_model import ask_for_shared_model
 from tenantry.uploads.intake import ONE_MODEL_FOR_ALL
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.orchestration.running import at_once, metadata_of, onboard, run, statuses, take_in
+from tests.tenantry.command_line.conftest import caller
 
 CHURN = ids.workload_name("churn")
 
@@ -130,6 +131,15 @@ def test_a_shared_model_scores_the_customers_of_each_tenant(
     assert {one.score for one in page.tenants} == {model.metrics["logloss"]}
     (rest,) = roster(deployment, churn, after=tenants[1], most=10)
     assert [one.tenant for one in rest.tenants] == [tenants[2]]
+
+    call = caller(deployment)
+    story = call("tenant", tenants[0], "--workload", "churn").output
+    assert f"version {champion.version} of the model that all tenants share" in story
+    assert "serves all tenants" in story
+    call("tenant", "nobody", "--workload", "churn", status=1)
+    assert "no tier of its own" in call("tier", tenants[0], "churn", "silo", status=1).output
+    assert "tier pool" in call("tier", tenants[0], "churn").output
+    assert "Nothing was asked for" in call("retrain", "churn", "--yes").output
 
     # The same data ask for no other model; another tenant's do. No
     # tenant has another model.
