@@ -13,17 +13,15 @@ from contracts.logs import UnknownLogFormatError, write_logs
 from tenantry.command_line.asking import ask, predictions
 from tenantry.command_line.changing import (
     capacity,
-    drain,
-    pause,
     prewarm,
     redrive,
     remove_unused,
-    resume,
     retrain,
     rollback,
     tier,
     wind_down,
 )
+from tenantry.command_line.claiming import drain, pause, resume
 from tenantry.command_line.invocation import NotDone
 from tenantry.command_line.looking import endpoints, jobs, requests, shadow, status, tenant, tenants
 from tenantry.command_line.making import new_workload
