@@ -1,5 +1,5 @@
 """The environment variables by which the control plane tells a serving container how to serve, and
-a processing job what to split."""
+a processing job what to do."""
 
 from __future__ import annotations
 
@@ -23,5 +23,8 @@ VERSION_HEADER: Final = "X-Amzn-SageMaker-Custom-Attributes"
 """SageMaker hands it on to the caller: API_runtime_InvokeEndpoint, CustomAttributes."""
 VERSION_ATTRIBUTE: Final = "tenantry-version"
 """The header's value is this name, an equals sign, and the version."""
+PROCESS: Final = "TENANTRY_PROCESS"
+"""Of a processing job: ``evaluate`` a served model on newer data, or ``split`` a file of many
+customers, the default."""
 SPLIT_CUSTOMERS: Final = "TENANTRY_SPLIT_CUSTOMERS"
 """Of a processing job: the column that names the customer of each row of the file to split."""

@@ -4,13 +4,15 @@ training.
 Fresh data come with uploads, so the question is asked when a newer upload has been prepared, before
 its own model is made. A person can also ask it for a tenant. The family's module makes the question
 and scores the answer: a workload's ``drift.module`` has ``question(prepared, card)`` and
-``score(answer, prepared)``. Both are called in a process apart.
+``score(answer, prepared)``. Both are called in a process apart, or by a processing job where the
+data are large (``evaluation_jobs``).
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -20,11 +22,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.aws import objects
 from tenantry.aws.notices import tell_operators
+from tenantry.aws.processing_jobs import ProcessingFailedError, StillProcessingError
 from tenantry.hosting.endpoints import EndpointFailedError
 from tenantry.hosting.invocation import InvocationRefusedError, invoke
 from tenantry.hosting.route import Route
 from tenantry.models.registry import Champion, FreshScore, ModelRegistry, ModelVersion
 from tenantry.names import ids, s3_keys
+from tenantry.onboarding.evaluation_jobs import score_by_job
 from tenantry.requests.newest import is_older, newest_of
 from tenantry.requests.queue import RequestQueue
 from tenantry.requests.rows import Request
@@ -33,8 +37,8 @@ from tenantry.shown.report import Finding, Report
 from tenantry.uploads.bounded_calls import CallFailedError
 from tenantry.uploads.current_data import current_data
 from tenantry.uploads.training_data import TrainingData, call_limits, calls_of
+from tenantry.workloads.drift import Drift
 from tenantry.workloads.schema import Workload
-from tenantry.workloads.sections import Drift
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
@@ -43,7 +47,8 @@ CHECK: Final = "drift"
 _ASKED_AT_ONCE: Final = 4
 _MAX_SECONDS: Final = 60.0
 """How long a pack's training waits for the questions to its served models."""
-_MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+_MAY_BE_LATE_SECONDS: Final = 5.0
+"""How much longer a look at a processing job may take: it calls AWS once more."""
 _MAX_NAMED: Final = 50  # tenants named in one message to the operators
 
 
@@ -76,7 +81,7 @@ def check_drift(
     report: Report,
     *,
     max_seconds: float = _MAX_SECONDS,
-) -> None:
+) -> set[ids.ModelId]:
     """Compare served models with freshly prepared data, report the check ``drift`` of each, and
     tell operators which ones drifted.
 
@@ -88,31 +93,52 @@ def check_drift(
         prepared: requests, each with the data prepared from its upload.
         report: receives each tenant's check.
         max_seconds: seconds after which tenants not yet looked at are left out.
+
+    Returns:
+        The tenants whose models a processing job is still evaluating. A repeated call finds its
+        result.
     """
     if workload.drift is None:
-        return
+        return set()
     challengers = [(request, data) for request, data in prepared if not request.first]
     if not challengers:
-        return
+        return set()
     pool = ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="drift")
-    asked: dict[Future[Finding | None], ids.ModelId] = {
-        pool.submit(drift_against, deployment, workload, request.tenant, data): request.tenant
-        for request, data in challengers
-    }
+    deadline = time.monotonic() + max_seconds
+
+    def ask(
+        members: Sequence[tuple[Request, TrainingData]], seconds: float
+    ) -> dict[Future[Finding | None], tuple[Request, TrainingData]]:
+        look = partial(drift_against, deployment, workload, wait_seconds=seconds)
+        return {pool.submit(look, one.tenant, data): (one, data) for one, data in members}
+
+    asked = ask(challengers, 0.0)
     done, late = wait(asked, timeout=max_seconds)
+    # The others come before those whose processing jobs take their time.
+    by_jobs = [asked[future] for future in done if _goes_on(future)]
+    asked = {future: member for future, member in asked.items() if member not in by_jobs}
+    left = max(0.0, deadline - time.monotonic())
+    asked |= (again := ask(by_jobs, left))
+    done |= wait(again, timeout=left + _MAY_BE_LATE_SECONDS).done
     pool.shutdown(wait=False, cancel_futures=True)
     if late:
         report.info(
-            f"drift: {len(late)} of {len(asked)} tenants were not looked at within "
+            f"drift: {len(late)} of {len(challengers)} tenants were not looked at within "
             f"{max_seconds:g} s"
         )
     drifted: dict[ids.ModelId, Finding] = {}
-    for future, tenant in asked.items():
+    going_on = {request.tenant for request, _ in again.values()}
+    for future, (request, _) in asked.items():
         if future not in done:
             continue
+        tenant = request.tenant
         if (error := future.exception()) is not None:
-            report.info(f"{tenant}: its drift could not be told: {type(error).__name__}: {error}")
+            if not isinstance(error, StillProcessingError):
+                going_on.discard(tenant)
+                said = f"its drift could not be told: {type(error).__name__}: {error}"
+                report.info(f"{tenant}: {said}")
             continue
+        going_on.discard(tenant)
         finding = future.result()
         if finding is None:
             continue
@@ -124,12 +150,29 @@ def check_drift(
     # Dagster has the checks already; an onboarding does not fail for a lost message.
     except Exception as error:  # noqa: BLE001
         report.info(f"operators could not be told of drift: {type(error).__name__}: {error}")
+    if going_on:
+        report.info(
+            f"drift: processing jobs are evaluating the models of {len(going_on)} tenants, whose "
+            f"data are large; the check `drift` has the result when they end"
+        )
+    return going_on
+
+
+def _goes_on(future: Future[Finding | None]) -> bool:
+    return isinstance(future.exception(), StillProcessingError)
 
 
 def drift_against(
-    deployment: Deployment, workload: Workload, tenant: ids.ModelId, data: TrainingData
+    deployment: Deployment,
+    workload: Workload,
+    tenant: ids.ModelId,
+    data: TrainingData,
+    *,
+    wait_seconds: float | None = None,
 ) -> Finding | None:
     """Whether the tenant's served model is still as good as at its training, by newer data.
+
+    ``wait_seconds`` is how long to wait for a processing job; None waits for its end.
 
     Returns:
         The finding; None when there is nothing to tell: no champion, a champion of the same or a
@@ -137,7 +180,8 @@ def drift_against(
 
     Raises:
         InvocationRefusedError, EndpointFailedError, UnknownShapeError,
-        objects.ObjectMissingError, ValueError, and what the family's module raises.
+        objects.ObjectMissingError, ValueError, StillProcessingError, ProcessingFailedError, and
+        what the family's module raises.
     """
     registry, name = ModelRegistry(deployment), ids.workload_name(workload.name)
     champion = registry.champion(tenant, name)
@@ -147,7 +191,7 @@ def drift_against(
     return (
         None
         if model is None
-        else _compare(deployment, workload, workload.drift, champion, model, data)
+        else _compare(deployment, workload, workload.drift, champion, model, data, wait_seconds)
     )
 
 
@@ -181,6 +225,7 @@ def drift_of(deployment: Deployment, workload: Workload, tenant: ids.ModelId) ->
         InvocationRefusedError,
         EndpointFailedError,
         CallFailedError,
+        ProcessingFailedError,
         LookupError,
         ValueError,
         TypeError,
@@ -202,8 +247,9 @@ def _compare(
     champion: Champion,
     model: ModelVersion,
     data: TrainingData,
+    wait_seconds: float | None,
 ) -> Finding | None:
-    scored = _score(deployment, workload, drift, champion.route, model, data)
+    scored = _score(deployment, workload, drift, champion.route, model, data, wait_seconds)
     return None if scored is None else _finding(workload, drift, model, scored)
 
 
@@ -219,14 +265,16 @@ def fresh_score(
 
     Raises:
         InvocationRefusedError, EndpointFailedError, UnknownShapeError,
-        objects.ObjectMissingError, ValueError, and what the family's module raises.
+        objects.ObjectMissingError, ValueError, ProcessingFailedError, and what the family's module
+        raises.
+        StillProcessingError: a processing job does it; a later call finds its result.
     """
     known = model.fresh
     if known is not None and known.data == data.version:
         return known.metrics
     if workload.drift is None or not is_older(model.version, data.version):
         return None
-    scored = _score(deployment, workload, workload.drift, route, model, data)
+    scored = _score(deployment, workload, workload.drift, route, model, data, 0.0)
     return None if scored is None else scored.metrics
 
 
@@ -237,30 +285,18 @@ def _score(
     route: Route,
     model: ModelVersion,
     data: TrainingData,
+    wait_seconds: float | None,
 ) -> _Scored | None:
     """The score of a version's answer about newer data, noted on the version; None when the module
     finds too few."""
-    call = partial(
-        calls_of(workload).call,
-        drift.module,
-        limits=call_limits(workload),
-        alone=model.tier == "silo",
-    )
-    with tempfile.TemporaryDirectory(prefix="tenantry-drift-") as scratch:
-        folder = Path(scratch)
-        for name in data.files:
-            key = s3_keys.training_data_file(model.workload, model.tenant, data.version, name)
-            content = objects.read_bytes(
-                deployment.s3, deployment.data_bucket, key, _MAX_FILE_BYTES
-            )
-            (folder / name).write_bytes(content)
-        question = call("question", paths={"prepared": folder}, values={"card": dict(model.card)})
-        if question is None:
-            return None
-        if not isinstance(question, dict):
-            raise CallFailedError("the question to the served model is no JSON object")
-        answer = json.loads(invoke(deployment, route, question).content)
-        said = call("score", paths={"prepared": folder}, values={"answer": answer})
+    try:
+        said = _score_here(deployment, workload, drift, route, model, data)
+    except objects.ObjectTooLargeError:
+        if drift.job is None:
+            raise
+        said = score_by_job(
+            deployment, workload, drift, drift.job, model, data, wait_seconds=wait_seconds
+        )
     if said is None:
         return None
     scored = _Scored.parse(said)
@@ -269,6 +305,38 @@ def _score(
         model, FreshScore(data.version, dict(scored.metrics))
     )
     return scored
+
+
+def _score_here(
+    deployment: Deployment,
+    workload: Workload,
+    drift: Drift,
+    route: Route,
+    model: ModelVersion,
+    data: TrainingData,
+) -> Any:
+    """The score, by the endpoint and a process apart; None when the module finds too few data.
+    Raises ``objects.ObjectTooLargeError`` for data that a job is for."""
+    call = partial(
+        calls_of(workload).call,
+        drift.module,
+        limits=call_limits(workload),
+        alone=model.tier == "silo",
+    )
+    with tempfile.TemporaryDirectory(prefix="tenantry-drift-") as scratch:
+        folder, left = Path(scratch), drift.max_bytes_here
+        for name in data.files:
+            key = s3_keys.training_data_file(model.workload, model.tenant, data.version, name)
+            content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, left)
+            left -= len(content)
+            (folder / name).write_bytes(content)
+        question = call("question", paths={"prepared": folder}, values={"card": dict(model.card)})
+        if question is None:
+            return None
+        if not isinstance(question, dict):
+            raise CallFailedError("the question to the served model is no JSON object")
+        answer = json.loads(invoke(deployment, route, question).content)
+        return call("score", paths={"prepared": folder}, values={"answer": answer})
 
 
 def _finding(

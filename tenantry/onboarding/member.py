@@ -27,8 +27,9 @@ class Member:
     will have. ``owed`` tells whether the queue waits for it: then its row is moved along. A person
     who materialises an asset by hand makes a new version and leaves the queue alone. ``data`` and
     ``model`` are there once they are made; ``of_all`` are the data of all tenants, of a shared
-    model's; ``archive_checked`` tells that the model's archive has
-    just been found to match its training's promise. ``left_training`` tells that training has
+    model's; ``archive_checked`` tells that the model's archive has just
+    been found to match its training's promise. ``evaluating`` tells that a processing job is
+    evaluating its champion on ``data``. ``left_training`` tells that training has
     nothing more to do for it: it is trained, failed, put off, or no longer this pack's. ``failure``
     is why it did not get as far as it should. ``refused`` tells that its owner alone can mend that.
     """
@@ -40,6 +41,7 @@ class Member:
     of_all: Sequence[TenantData] = ()
     model: ModelVersion | None = None
     archive_checked: bool = False
+    evaluating: bool = False
     left_training: bool = False
     failure: str | None = None
     refused: bool = False

@@ -26,7 +26,9 @@ def prepare(at_work: PackAtWork, members: Sequence[Member]) -> list[Member]:
         for member in ready
         if member.data is not None and not member.shared
     ]
-    check_drift(at_work.deployment, at_work.workload, fresh, at_work.report)
+    going_on = check_drift(at_work.deployment, at_work.workload, fresh, at_work.report)
+    for member in ready:
+        member.evaluating = member.tenant in going_on
     return ready
 
 

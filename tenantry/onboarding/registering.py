@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -15,6 +16,7 @@ from tenantry.hosting import endpoints
 from tenantry.hosting.shapes.catalogue import route_in, shape_named
 from tenantry.models.registry import ChampionChangedError, ModelVersion
 from tenantry.names.tiers import Machines, machines_of
+from tenantry.onboarding.drift import check_drift
 from tenantry.onboarding.member import Member
 from tenantry.onboarding.pack import PackAtWork
 from tenantry.onboarding.registration import (
@@ -24,6 +26,9 @@ from tenantry.onboarding.registration import (
     register,
 )
 from tenantry.shown.asset_metadata import registration_metadata
+
+_LOOK: Final = 10.0
+"""Seconds for a look at a processing job."""
 
 
 @dataclass
@@ -67,6 +72,12 @@ class RegistrationStage:
 
     def _register(self, member: Member, model: ModelVersion, *, verified: bool) -> None:
         at_work = self.at_work
+        if member.evaluating and member.data is not None:
+            # The comparison with the champion counts the score, if the job has ended by now.
+            known = [(member.request, member.data)]
+            check_drift(
+                at_work.deployment, at_work.workload, known, at_work.report, max_seconds=_LOOK
+            )
         try:
             machines = machines_of(model.tier, member.tenant)
             route = route_in(

@@ -9,22 +9,20 @@ The workload's module in ``upload.split`` reads the file. It runs in a process a
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import ClientError
-
 from contracts.errors import MalformedDocumentError
 from contracts.split_files import DATA_FILE, TENANTS_BYTES, TENANTS_FILE, SplitTenant, parse
-from contracts.variables import SPLIT_CUSTOMERS
+from contracts.variables import PROCESS, SPLIT_CUSTOMERS
 from tenantry.aws import objects
+from tenantry.aws.processing_jobs import ProcessingFailedError, result_of_job
 from tenantry.errors import TenantryError
 from tenantry.names import ids, s3_keys, sagemaker_names
 from tenantry.uploads import manifests
@@ -33,16 +31,12 @@ from tenantry.workloads.schema import Workload
 from tenantry.workloads.split import Split
 
 if TYPE_CHECKING:
-    from mypy_boto3_sagemaker.type_defs import (
-        CreateProcessingJobRequestTypeDef,
-        DescribeProcessingJobResponseTypeDef,
-    )
+    from mypy_boto3_sagemaker.type_defs import CreateProcessingJobRequestTypeDef
 
     from tenantry.aws.deployment import Deployment
 
 SUFFIXES: Final = (".csv", ".parquet")
 _INPUT, _OUTPUT = "/opt/ml/processing/input", "/opt/ml/processing/output"
-_MOST_BETWEEN_LOOKS: Final = 10.0  # seconds
 _LARGEST_FILE: Final = 4 * 1024 * 1024 * 1024  # bytes that a split here may write to one file
 Parameters = Mapping[str, str | int | float | bool]
 
@@ -132,38 +126,33 @@ def split_by_job(
     image = deployment.image(workload.container, workload.image_tag)
     said = json.dumps([digest, customers, split.module, image])
     which = f"split-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
-    for number in itertools.count(1):
-        job = sagemaker_names.processing_job_name(deployment.prefix, name, which, number)
-        known = _describe(deployment, job)
-        if known is None:
-            key = s3_keys.split_input(name, which, file.suffix.lower())
-            tell(f"{file.stat().st_size:,} bytes to s3://{bucket}")
-            s3.upload_file(str(file), bucket, key)
-            _create(
-                deployment,
-                processing_job_request(deployment, workload, split, which, job, key, customers),
-            )
-        elif known["ProcessingJobStatus"] in {"Failed", "Stopped"}:
-            continue
-        _wait(deployment, job, tell)
-        index = s3_keys.split_index(name, which)
+
+    def request(job: str) -> CreateProcessingJobRequestTypeDef:
+        key = s3_keys.split_input(name, which, file.suffix.lower())
+        tell(f"{file.stat().st_size:,} bytes to s3://{bucket}")
+        s3.upload_file(str(file), bucket, key)
+        return processing_job_request(deployment, workload, split, which, job, key, customers)
+
+    def read(tenant: ids.TenantId, max_bytes: int) -> bytes:
+        key = s3_keys.split_file(name, which, tenant)
         try:
-            tenants = _parsed(objects.read_bytes(s3, bucket, index, TENANTS_BYTES))
-        except objects.ObjectMissingError:
-            if known is None:
-                raise SplitFailedError(f"processing job {job} left no {TENANTS_FILE}") from None
-            continue  # its output has expired since
+            return objects.read_bytes(s3, bucket, key, max_bytes)
+        except objects.ObjectTooLargeError as error:
+            size = objects.size(s3, bucket, key)
+            raise objects.ObjectTooLargeError(_too_large(workload, size)) from error
 
-        def read(tenant: ids.TenantId, max_bytes: int) -> bytes:
-            key = s3_keys.split_file(name, which, tenant)
-            try:
-                return objects.read_bytes(s3, bucket, key, max_bytes)
-            except objects.ObjectTooLargeError as error:
-                size = objects.size(s3, bucket, key)
-                raise objects.ObjectTooLargeError(_too_large(workload, size)) from error
-
-        return SplitFile(tenants, read)
-    raise AssertionError("the numbers of jobs have no end")
+    index = s3_keys.split_index(name, which)
+    try:
+        content_of_index = result_of_job(
+            deployment,
+            partial(sagemaker_names.processing_job_name, deployment.prefix, name, which),
+            request,
+            lambda: objects.read_bytes(s3, bucket, index, TENANTS_BYTES),
+            tell=tell,
+        )
+    except ProcessingFailedError as error:
+        raise SplitFailedError(str(error)) from error
+    return SplitFile(_parsed(content_of_index), read)
 
 
 def processing_job_request(
@@ -184,7 +173,7 @@ def processing_job_request(
         "ProcessingJobName": job,
         "AppSpecification": {"ImageUri": deployment.image(workload.container, workload.image_tag)},
         "RoleArn": deployment.processing_role,
-        "Environment": {SPLIT_CUSTOMERS: customers},
+        "Environment": {PROCESS: "split", SPLIT_CUSTOMERS: customers},
         "ProcessingInputs": [
             {
                 "InputName": "raw",
@@ -238,38 +227,6 @@ def upload_once(
         return upload, False
     manifests.put_upload(deployment, name, tenant, upload, {DATA_FILE: content}, parameters)
     return upload, True
-
-
-def _create(deployment: Deployment, request: CreateProcessingJobRequestTypeDef) -> None:
-    try:
-        deployment.sagemaker.create_processing_job(**request)
-    except ClientError as error:
-        if objects.error_code(error) != "ResourceInUse":  # another call made it in this moment
-            raise
-
-
-def _describe(deployment: Deployment, job: str) -> DescribeProcessingJobResponseTypeDef | None:
-    try:
-        return deployment.sagemaker.describe_processing_job(ProcessingJobName=job)
-    except ClientError as error:
-        if "not find" in str(error) or "not found" in str(error):
-            return None
-        raise
-
-
-def _wait(deployment: Deployment, job: str, tell: Callable[[str], None]) -> None:
-    pause = 0.5
-    while True:
-        found = deployment.sagemaker.describe_processing_job(ProcessingJobName=job)
-        status = found["ProcessingJobStatus"]
-        tell(f"processing job {job} is {status}")
-        if status == "Completed":
-            return
-        if status in {"Failed", "Stopped"}:
-            why = found.get("ExitMessage") or found.get("FailureReason") or "see its log"
-            raise SplitFailedError(f"processing job {job} is {status}: {why}")
-        time.sleep(pause)
-        pause = min(pause * 1.5, _MOST_BETWEEN_LOOKS)
 
 
 def _parsed(content: bytes) -> list[SplitTenant]:

@@ -21,6 +21,7 @@ from tenantry.names.tiers import Shared
 from tenantry.workloads.batches import Batch, Inference
 from tenantry.workloads.batching import batching_fault
 from tenantry.workloads.documents import Document, UnreadableDocumentError, read_document
+from tenantry.workloads.drift import Drift
 from tenantry.workloads.faults import field_of, said
 from tenantry.workloads.fields import Container, ImageTag, Module, Owner, Words, WorkloadName
 from tenantry.workloads.folder import COMPONENT_FILE, FOLDER_VARIABLE, folder_of_workloads
@@ -28,7 +29,6 @@ from tenantry.workloads.hosting import Hosting
 from tenantry.workloads.hosting_rules import hosting_fault
 from tenantry.workloads.section import Section
 from tenantry.workloads.sections import (
-    Drift,
     Imports,
     Moment,
     Quality,

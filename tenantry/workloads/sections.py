@@ -545,18 +545,6 @@ class SharedModel(Section):
     )
 
 
-class Drift(Section):
-    """How a served model is checked against data that came after it was made."""
-
-    module: Module = Field(description="a module of the container, which looks for drift")
-    tolerance: float = Field(
-        ge=0,
-        le=10,
-        description="a score this much worse than the one at training, as a share of it, is a "
-        "warning",
-    )
-
-
 class Moment(Section):
     """How a request names the moment of its prediction, where predictions have one."""
 

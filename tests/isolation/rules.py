@@ -145,9 +145,9 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "sqs:SendMessage": "UploadsQueue",
             "sns:Publish": "TenantsTopic OperatorsTopic",
             "sagemaker:AddTags sagemaker:CreateEndpoint sagemaker:CreateEndpointConfig "
-            "sagemaker:CreateModel sagemaker:CreateTrainingJob "
+            "sagemaker:CreateModel sagemaker:CreateProcessingJob sagemaker:CreateTrainingJob "
             "sagemaker:CreateTransformJob sagemaker:DeleteEndpoint sagemaker:DeleteEndpointConfig "
-            "sagemaker:DeleteModel "
+            "sagemaker:DeleteModel sagemaker:DescribeProcessingJob "
             "sagemaker:DescribeEndpoint sagemaker:DescribeEndpointConfig sagemaker:DescribeModel "
             "sagemaker:DescribeTrainingJob "
             "sagemaker:DescribeTransformJob sagemaker:InvokeEndpoint sagemaker:InvokeEndpointAsync "
@@ -156,7 +156,7 @@ MAY: Final[Mapping[str, list[Mapping[str, str]]]] = {
             "sagemaker:UpdateEndpointWeightsAndCapacities": "endpoint async-endpoint "
             "managed-endpoint tagged-single "
             "tagged-endpoint endpoint-config model "
-            "training-job transform-job",
+            "processing-job training-job transform-job",
             **CAPACITY,
             "sagemaker:ListEndpointConfigs sagemaker:ListEndpoints sagemaker:ListModels "
             "sagemaker:ListTrainingJobs": "any",

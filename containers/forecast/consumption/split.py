@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SUFFIXES: Final = (".csv", ".parquet")
 _STAMP, _VALUE = "timestamp", "consumption"
-_MESSAGE_BYTES: Final = 1024  # of a job's ExitMessage: API_DescribeProcessingJob
 PRELOADED: Final = ("pyarrow.csv", "pyarrow.parquet", "pyarrow.compute")
 
 
@@ -151,7 +150,18 @@ def _refuse(file: Path, fault: str, cure: str) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Split one file, or the file of the processing job's input folder."""
+    """`run` from a terminal: a refusal is one line there. Returns the exit status."""
+    try:
+        run(arguments)
+    except RefusedDataError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Split one file, or the file of the processing job's input folder. Raises
+    `RefusedDataError`."""
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     source, destination = base / "processing/input", base / "processing/output"
     parser = argparse.ArgumentParser(
@@ -182,16 +192,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(
             f"there must be one .csv or .parquet file at {options.raw}; there are {len(files)}"
         )
-    try:
-        written = split(files[0], options.out, options.customers, options.most)
-    except RefusedDataError as error:
-        if (base / "output").is_dir():
-            # SageMaker hands it on as the job's ExitMessage: byoc-run-image.
-            message = str(error).encode()[:_MESSAGE_BYTES].decode(errors="ignore")
-            (base / "output/message").write_text(message, encoding="utf-8")
-        parser.exit(1, f"{error}\n")
+    written = split(files[0], options.out, options.customers, options.most)
     sys.stdout.write(f"{len(written)} customers written below {options.out}\n")
-    return 0
 
 
 if __name__ == "__main__":
