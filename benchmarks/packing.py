@@ -2,11 +2,12 @@
 N]`.
 
 The figure is the slowest shard's time over the mean shard's. 1 is perfect; any excess is time in
-which paid instances wait for the last one. The benchmark distributes tasks in three ways:
+which paid instances wait for the last one. The benchmark distributes tasks in four ways:
 
 - longest processing time first, with times learned from the previous pack, as Tenantry does;
 - the same before any times are known;
-- in turn (round-robin).
+- in turn, the longest first, as `data_distribution: ShardedByS3Key` has it;
+- in turn (round-robin), in the order in which they came.
 
 In simulated packs, rows are log-normal like the sizes of customers (median 8,760, a year of hours).
 A task takes a base time and a time for each row; log-normal noise, independent of the rows,
@@ -41,7 +42,7 @@ from containers.forecast.consumption.synthetic import generate, last_midnight
 from containers.forecast.training.trainer import ForecastTrainer
 from containers.runtime.training.packed_training import Task, Trained
 from tenantry.training.durations import Durations
-from tenantry.training.jobs import balance, slowest
+from tenantry.training.jobs import balance, dealt, slowest
 
 MEDIAN_ROWS: Final = 8_760.0
 # standard deviation of their logarithm: the largest of 200 customers has some ten times the median
@@ -91,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "slowest_over_mean_nothing_learned": _unevenness(
             packs[1:], options.shards, by_durations(Durations())
         ),
+        "slowest_over_mean_sharded_by_key": _unevenness(
+            packs[1:], options.shards, by_durations(learned, dealt)
+        ),
         "slowest_over_mean_round_robin": _unevenness(packs[1:], options.shards, in_turn),
     }
     if options.real:
@@ -105,17 +109,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "learned_base_seconds": round(base, 4),
             "learned_seconds_per_1000_rows": round(1000 * slope, 4),
             "slowest_over_mean": _unevenness([pack], options.shards, by_durations(learned)),
+            "slowest_over_mean_sharded_by_key": _unevenness(
+                [pack], options.shards, by_durations(learned, dealt)
+            ),
             "slowest_over_mean_round_robin": _unevenness([pack], options.shards, in_turn),
         }
     print(json.dumps(result))
     return 0
 
 
-def by_durations(known: Durations) -> Share:
+def by_durations(
+    known: Durations, share: Callable[[Sequence[float], int], Sequence[int]] = balance
+) -> Share:
     """Longest expected time first."""
-    return lambda pack, shards: balance(
-        [known.expected_seconds(task.rows) for task in pack], shards
-    )
+    return lambda pack, shards: share([known.expected_seconds(task.rows) for task in pack], shards)
 
 
 def in_turn(pack: Sequence[TimedTask], shards: int) -> Sequence[int]:
@@ -138,6 +145,7 @@ def _show(
     ways = {
         "by learned durations": by_durations(learned),
         "nothing learned yet": by_durations(Durations()),
+        "sharded by key": by_durations(learned, dealt),
         "in turn": in_turn,
     }
     print(f"{title}, on {shards} instances: the slowest over the mean")

@@ -12,6 +12,8 @@ from contracts.limits import DATA_CHARACTERS, FORMAT, MAX_TASKS, PARAMETERS_BYTE
 from contracts.trace_context import trace_id_of
 
 TASKS_FILE: Final = "tasks.json"
+ARCHIVE_SUFFIX: Final = ".tar"
+"""The end of the name of a task's archive: ``{data}.tar`` in place of the folder ``{data}``."""
 TIERS: Final = ("silo", "bridge", "pool")
 
 
@@ -21,9 +23,9 @@ class ListedTask:
 
     ``data`` is the folder of its prepared files below the ``training`` channel; ``parameters`` are
     the upload's own. ``shard`` is the number of the instance that does it; None leaves it to the
-    instance that finds its folder. ``traceparent`` is the trace it is part of. It is empty for
-    none, and for one that cannot be read, so that no task is refused for it. ``others`` are fields
-    of another release.
+    instance that finds its folder, or the archive in place of it. ``traceparent`` is the trace it
+    is part of. It is empty for none, and for one that cannot be read, so that no task is refused
+    for it. ``others`` are fields of another release.
     """
 
     task: str
@@ -86,12 +88,16 @@ class ListedTask:
 
 @dataclass(frozen=True)
 class TaskList:
-    """The tasks of a pack, each of a tenant and version of its own. ``others`` are fields of
-    another release."""
+    """The tasks of a pack, each of a tenant and version of its own.
+
+    ``instances`` is the number of instances that the pack was written for, where its tasks have no
+    shard. ``others`` are fields of another release.
+    """
 
     workload: str
     pack: str
     tasks: Sequence[ListedTask]
+    instances: int | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -102,6 +108,9 @@ class TaskList:
         fields.require_format()
         workload = fields.text("workload", patterns.WORKLOAD)
         pack = fields.text("pack", patterns.TASK)
+        instances = fields.values.get("instances")
+        if instances is not None and (type(instances) is not int or instances < 1):
+            fields.refuse("instances", "must be a whole number from 1")
         entries = fields.values.get("tasks")
         if not isinstance(entries, list) or not entries:
             fields.refuse("tasks", "must be a list with at least one task")
@@ -115,7 +124,8 @@ class TaskList:
                 part.refuse("", "is the same task, or tenant and version, as one before it")
             known |= {(task.task,), (task.tenant, task.version)}
             tasks.append(task)
-        return cls(workload, pack, tasks, fields.others("format", "workload", "pack", "tasks"))
+        others = fields.others("format", "workload", "pack", "instances", "tasks")
+        return cls(workload, pack, tasks, instances, others)
 
     def document(self) -> dict[str, Any]:
         """The list as JSON values."""
@@ -124,5 +134,6 @@ class TaskList:
             "format": FORMAT,
             "workload": self.workload,
             "pack": self.pack,
+            **({} if self.instances is None else {"instances": self.instances}),
             "tasks": [task.document() for task in self.tasks],
         }

@@ -81,6 +81,12 @@ def pipeline(
     pack = None if start is None else written_pack(deployment, workload, start)
     if start is not None and pack is None:
         raise NotDone(f"{workload.name} has no pack {start}; `tenantry jobs` names the newest")
+    said = workload.training.data_distribution
+    if pack is not None and pack.distribution != said:
+        raise NotDone(
+            f"pack {start} was written down as {pack.distribution}, and {workload.name}.yaml says "
+            f"training.data_distribution: {said}; Tenantry's own run trains it"
+        )
     if create:
         new = put_pipeline(deployment, workload, json.dumps(definition))
         invocation.aside.print(f"pipeline {name} is {'created' if new else 'updated'}")

@@ -15,6 +15,7 @@ from datetime import UTC, date, datetime
 from typing import Final
 
 from contracts.split_files import DATA_FILE, TENANTS_FILE
+from contracts.tasks import ARCHIVE_SUFFIX
 from tenantry.names.ids import (
     MANIFEST,
     BatchName,
@@ -118,6 +119,19 @@ def training_data_file(
 def job_file(workload: WorkloadName, pack: PackId, name: FileName) -> str:
     """An input document of a packed training job."""
     return f"jobs/{workload}/{pack}/{name}"
+
+
+def job_data_prefix(workload: WorkloadName, pack: PackId) -> str:
+    """Above the archives of the tasks' prepared files, where instances share them out by key."""
+    return f"jobs/{workload}/{pack}/data/"
+
+
+def job_data_archive(
+    workload: WorkloadName, pack: PackId, tenant: ModelId, version: Version
+) -> str:
+    """The archive of one task's prepared files."""
+    folder = training_data_folder(tenant, version)
+    return f"{job_data_prefix(workload, pack)}{folder}{ARCHIVE_SUFFIX}"
 
 
 def job_output_prefix(workload: WorkloadName, pack: PackId) -> str:

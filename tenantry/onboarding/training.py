@@ -51,6 +51,7 @@ class TrainingStage:
     _members: dict[ids.RequestId, Member] = field(default_factory=dict, init=False)
     _awaiting_archive: deque[Outcome] = field(default_factory=deque, init=False)
     _instances: int = field(default=1, init=False)
+    _distribution: jobs.Distribution | None = field(default=None, init=False)
     _job: str = field(default="", init=False)
     _began: int = field(default_factory=time.time_ns, init=False)  # of the job
     _durations: list[tuple[float, float]] = field(default_factory=list, init=False)
@@ -158,7 +159,7 @@ class TrainingStage:
             f"pack {pack} was written down before, with {len(written.versions)} tasks; taking it "
             f"up again"
         )
-        self._instances = written.instances
+        self._instances, self._distribution = written.instances, written.distribution
         for request, version in written.versions.items():
             if (member := self._members.get(request)) is not None:
                 member.version = version
@@ -204,6 +205,7 @@ class TrainingStage:
                 tenant,
                 ladder.rung,
                 ladder.number,
+                distribution=self._distribution,
             )
             self._job, self._rung = request["TrainingJobName"], ladder.rung
             failure: JobFailedError | None = None

@@ -9,17 +9,18 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from botocore.exceptions import ClientError
 
 from contracts.limits import TASKS_BYTES
 from contracts.logs import log_environment
-from contracts.tasks import TASKS_FILE, ListedTask, TaskList
+from contracts.tasks import ARCHIVE_SUFFIX, TASKS_FILE, ListedTask, TaskList
 from tenantry.aws import objects
 from tenantry.aws.silo_roles import silo_role_arn, tenant_tags
 from tenantry.hosting.endpoints import is_missing
 from tenantry.names import ids, s3_keys, sagemaker_names, tiers
+from tenantry.training.task_archives import write_task_archives
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 TASKS: Final = ids.FileName(TASKS_FILE)
 MANIFEST_FILE: Final = ids.FileName("training.manifest")
+Distribution = Literal["FullyReplicated", "ShardedByS3Key"]
+"""How the data of a pack reach its instances, in SageMaker's words."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +146,14 @@ def instance_count(workload: Workload, seconds: Sequence[float], *, learned: boo
         learned: whether these are seconds, which can be measured against a deadline.
     """
     limits = workload.training
+    shares = balance if limits.data_distribution == "FullyReplicated" else dealt
     tasks = len(seconds)
     fewest = max(1, min(limits.max_instances, math.ceil(tasks / limits.tenants_per_instance)))
     most = max(fewest, min(limits.max_instances, tasks))
     if limits.deadline_seconds is None or not learned:
         return fewest
     for count in range(fewest, most):
-        if slowest(seconds, balance(seconds, count)) <= limits.deadline_seconds:
+        if slowest(seconds, shares(seconds, count)) <= limits.deadline_seconds:
             return count
     return most
 
@@ -177,11 +181,28 @@ def balance(weights: Sequence[float], shards: int) -> list[int]:
     """
     heap = [(0.0, shard) for shard in range(shards)]
     placed = [0] * len(weights)
-    for index in sorted(range(len(weights)), key=lambda i: -weights[i]):
+    for index in _longest_first(weights):
         load, shard = heapq.heappop(heap)
         placed[index] = shard
         heapq.heappush(heap, (load + weights[index], shard))
     return placed
+
+
+def dealt(weights: Sequence[float], shards: int) -> list[int]:
+    """The expected shard of each task where SageMaker shares their data out.
+
+    The manifest lists the longest first. AWS says only that each instance gets about the same
+    number of objects (API_S3DataSource, S3DataDistributionType); taken is that it deals them out
+    in turn, as the local cloud does.
+    """
+    placed = [0] * len(weights)
+    for place, index in enumerate(_longest_first(weights)):
+        placed[index] = place % shards
+    return placed
+
+
+def _longest_first(weights: Sequence[float]) -> list[int]:
+    return sorted(range(len(weights)), key=lambda index: -weights[index])
 
 
 def write_job_inputs(
@@ -193,9 +214,15 @@ def write_job_inputs(
     instances: int,
 ) -> None:
     """Put ``tasks.json`` and the S3 manifest of the training channel where the pack's jobs will
-    read them."""
+    read them.
+
+    With ``ShardedByS3Key`` the manifest has one object for each task, so that no task's files lie
+    on two instances: its only file, or an archive of its files.
+    """
     name = ids.workload_name(workload.name)
-    shards = balance([task.expected_seconds for task in tasks], instances)
+    seconds = [task.expected_seconds for task in tasks]
+    sharded = workload.training.data_distribution == "ShardedByS3Key"
+    shards = [None] * len(tasks) if sharded else balance(seconds, instances)
     listed = [
         ListedTask(
             task.request,
@@ -216,22 +243,28 @@ def write_job_inputs(
     shared = any(task.of_all for task in tasks)
     root = s3_keys.TRAINING_DATA_ROOT if shared else s3_keys.training_data_root(name)
     above = f"{name}/" if shared else ""
-    manifest: list[Any] = [{"prefix": f"s3://{bucket}/{root}"}]
-    manifest += [f"{above}{key}" for task in tasks for key in task.paths()]
+    in_order = [tasks[index] for index in _longest_first(seconds)] if sharded else tasks
+    paths = [f"{above}{path}" for task in in_order for path in task.paths()]
+    if sharded and any(len(task.files) != 1 for task in tasks):
+        write_task_archives(deployment, name, pack, tasks)
+        root = s3_keys.job_data_prefix(name, pack)
+        paths = [f"{task.folder}{ARCHIVE_SUFFIX}" for task in in_order]
+    # Tasks with the same data share one object. Listed twice, it might reach two instances.
+    manifest = [{"prefix": f"s3://{bucket}/{root}"}, *dict.fromkeys(paths)]
     objects.write_json(s3, bucket, s3_keys.job_file(name, pack, MANIFEST_FILE), manifest)
     # This file comes last: its presence says that the pack was written down.
-    objects.write_json(
-        s3, bucket, s3_keys.job_file(name, pack, TASKS), TaskList(name, pack, listed).document()
-    )
+    tasks_of_pack = TaskList(name, pack, listed, instances if sharded else None)
+    objects.write_json(s3, bucket, s3_keys.job_file(name, pack, TASKS), tasks_of_pack.document())
 
 
 @dataclass(frozen=True)
 class WrittenPack:
-    """The record of an earlier run of a pack: the requests, the versions they become, and the
-    number of instances."""
+    """The record of an earlier run of a pack: the requests, the versions they become, the number
+    of instances, and how these get the data, whatever the workload's file says by now."""
 
     versions: Mapping[ids.RequestId, ids.Version]
     instances: int
+    distribution: Distribution
 
 
 def written_pack(
@@ -245,10 +278,14 @@ def written_pack(
         )
     except objects.ObjectMissingError:
         return None
-    tasks = TaskList.parse(content).tasks
+    listed = TaskList.parse(content)
+    tasks = listed.tasks
     versions = {ids.request_id(task.task): ids.version_name(task.version) for task in tasks}
+    shards = [task.shard for task in tasks if task.shard is not None]
+    if not shards:
+        return WrittenPack(versions, listed.instances or 1, "ShardedByS3Key")
     # every instance has a task
-    return WrittenPack(versions, 1 + max(task.shard or 0 for task in tasks))
+    return WrittenPack(versions, 1 + max(shards), "FullyReplicated")
 
 
 def create_training_job_request(
@@ -260,6 +297,8 @@ def create_training_job_request(
     tenant: ids.TenantId | None,
     rung: Rung,
     number: int = 1,
+    *,
+    distribution: Distribution | None = None,
 ) -> CreateTrainingJobRequestTypeDef:
     """The request for a pack's job; equal packs make equal requests.
 
@@ -275,6 +314,7 @@ def create_training_job_request(
         tenant: the tenant, when the tier is silo: the job runs under its role and bears its tag.
         rung: the machines.
         number: of the job, among those of the pack.
+        distribution: how the pack was written down; as the workload's file says if None.
     """
     name = ids.workload_name(workload.name)
     bucket = f"s3://{deployment.data_bucket}"
@@ -299,6 +339,7 @@ def create_training_job_request(
                 "training",
                 "ManifestFile",
                 f"{bucket}/{s3_keys.job_file(name, pack, MANIFEST_FILE)}",
+                distribution or workload.training.data_distribution,
             ),
         ],
         "OutputDataConfig": {"S3OutputPath": f"{bucket}/{s3_keys.job_output_prefix(name, pack)}"},
@@ -385,7 +426,9 @@ def volume_gigabytes(workload: Workload, tier: tiers.Tier) -> int:
     return given + (_TIERS.index(tier) - given) % len(_TIERS)
 
 
-def _channel(name: str, kind: str, uri: str) -> dict[str, Any]:
+def _channel(
+    name: str, kind: str, uri: str, distribution: Distribution = "FullyReplicated"
+) -> dict[str, Any]:
     return {
         "ChannelName": name,
         "InputMode": "File",
@@ -393,7 +436,7 @@ def _channel(name: str, kind: str, uri: str) -> dict[str, Any]:
             "S3DataSource": {
                 "S3DataType": kind,
                 "S3Uri": uri,
-                "S3DataDistributionType": "FullyReplicated",
+                "S3DataDistributionType": distribution,
             }
         },
     }

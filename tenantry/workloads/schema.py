@@ -191,6 +191,11 @@ class Workload(Section):
                 "retraining is for models of single tenants; shared_model.cron says when the "
                 "shared one is made again"
             )
+        if self.training.data_distribution == "ShardedByS3Key":
+            raise ValueError(
+                "training.data_distribution is ShardedByS3Key, and a shared model is made from the "
+                "data of all tenants on one instance; write FullyReplicated"
+            )
         return self
 
     @model_validator(mode="after")

@@ -179,6 +179,13 @@ class Training(Section):
         description="a pack gets as many instances as it takes to train all its tenants in that "
         "time",
     )
+    # S3DataDistributionType,
+    # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_S3DataSource.html
+    data_distribution: Literal["FullyReplicated", "ShardedByS3Key"] = Field(
+        default="FullyReplicated",
+        description="whether each instance gets the data of all tenants of its pack, and tasks by "
+        "expected time, or only its own tenants' data, as SageMaker deals them out",
+    )
     # SageMaker takes 16,384; each tier's volumes are up to 2 GB larger
     volume_gigabytes: int = Field(ge=1, le=16_382)
     max_seconds: int = Field(ge=60, le=28 * 24 * 3600)

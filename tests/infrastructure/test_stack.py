@@ -14,6 +14,7 @@ from cfnlint.decode.cfn_yaml import load
 
 from infrastructure.template_body import MAX_BYTES, TEMPLATE, template_body
 from tenantry.names import ids, s3_keys
+from tenantry.workloads.sections import Training
 
 # https://docs.aws.amazon.com/service-authorization/latest/reference/ lists no resource type for
 # these.
@@ -119,6 +120,20 @@ def test_nothing_deletes_a_models_archive_by_itself() -> None:
     deleting = [rule for rule in rules if "ExpirationInDays" in rule]
     assert deleting
     assert not [rule["Id"] for rule in deleting if kept.startswith(rule["Prefix"])]
+
+
+def test_the_copies_of_tenants_data_outlast_the_longest_job_and_no_more() -> None:
+    rules = resources()["DataBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    archive = s3_keys.job_data_archive(
+        ids.workload_name("energy"),
+        ids.pack_id("p-0123456789abcdef"),
+        ids.tenant_id("acme"),
+        ids.version_name("v1"),
+    )
+    (rule,) = [one for one in rules if "Prefix" in one and archive.startswith(one["Prefix"])]
+    longest = Training.model_json_schema()["properties"]["max_seconds"]["maximum"]
+    assert longest / 86_400 < int(rule["ExpirationInDays"]) <= 31
+    assert int(rule["NoncurrentVersionExpiration"]["NoncurrentDays"]) == 1
 
 
 def test_no_wildcard_stands_before_a_tenants_tag() -> None:

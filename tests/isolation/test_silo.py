@@ -26,6 +26,7 @@ _WRITE: Final = _JOB - _READ
 MAY: Final[dict[str, set[str]]] = {
     "training_data_file": _READ,
     **dict.fromkeys(("job_file", "job_output_prefix", "messages_prefix"), _JOB),
+    **dict.fromkeys(("job_data_prefix", "job_data_archive"), _JOB),
     **dict.fromkeys(("checkpoint_prefix", "checkpoint_archive"), _JOB),
     **dict.fromkeys(("outcome_beside", "files_beside"), _JOB),
     **dict.fromkeys(("endpoint_models_prefix", "endpoint_model"), _READ),

@@ -5,6 +5,7 @@ sizes. It refuses any member that is not a plain file or folder inside the targe
 byte of it.
 """
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -12,7 +13,7 @@ import os
 import stat
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Final, cast
@@ -26,6 +27,7 @@ _MIB: Final = 1 << 20
 # folders and tar's read-ahead.
 _MEMBER_ALLOWANCE: Final = 4096
 _STREAM_ALLOWANCE: Final = 1 << 20
+_TAR_END: Final = bytes(2 * tarfile.BLOCKSIZE)
 # Extended headers (names, times, attributes of the member that follows): tarfile reads each whole,
 # in time that grows with the square of its size.
 _EXTENDED_TYPES: Final = (
@@ -132,14 +134,37 @@ def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT
     `..`, a name twice, too many members and too many bytes. Members extracted before the error stay
     in `folder`, for the caller to delete.
     """
+    with (
+        _refusing(archive, "gzipped tar"),
+        archive.open("rb") as file,
+        gzip.GzipFile(fileobj=file) as zipped,
+    ):
+        _extract(cast(BinaryIO, zipped), folder, limits)
+
+
+def extract_tar(archive: Path, folder: Path, members: int = DEFAULT_LIMITS.members) -> None:
+    """Extract a tar that is not compressed, as `extract_archive` does. Its files are no larger than
+    itself, so it bounds their bytes."""
+    with _refusing(archive, "tar"), archive.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        # Two empty blocks end a tar. tarfile would take one that was cut between two members.
+        file.seek(max(0, size - len(_TAR_END)))
+        if file.read() != _TAR_END:
+            raise RefusedArchiveError(f"{archive.name} is not a whole tar archive: it has no end")
+        file.seek(0)
+        _extract(file, folder, ArchiveLimits(size, members))
+
+
+@contextlib.contextmanager
+def _refusing(archive: Path, kind: str) -> Iterator[None]:
+    """Turns what Python raises for a malformed archive into `RefusedArchiveError`."""
     try:
-        with archive.open("rb") as file, gzip.GzipFile(fileobj=file) as zipped:
-            _extract(zipped, folder, limits)
+        yield
     except RefusedArchiveError:
         raise
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise RefusedArchiveError(
-            f"{archive.name} is not a whole gzipped tar archive: {error}"
+            f"{archive.name} is not a whole {kind} archive: {error}"
         ) from error
     except (UnicodeError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise RefusedArchiveError(
@@ -153,11 +178,11 @@ def extract_archive(archive: Path, folder: Path, limits: ArchiveLimits = DEFAULT
         ) from error
 
 
-def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None:
+def _extract(stream: BinaryIO, folder: Path, limits: ArchiveLimits) -> None:
     remaining = limits.extracted_bytes
     # The members' announced sizes bound the stream. Padding and extended headers, which tarfile
     # reads whole, count against a small allowance.
-    bounded = _BoundedReader(zipped)
+    bounded = _BoundedReader(stream)
     # Read as a stream ("r|"): members come in file order, and only one header is held at a time.
     with tarfile.open(
         fileobj=cast(BinaryIO, bounded), mode="r|", tarinfo=_bounded_headers()
@@ -186,7 +211,7 @@ def _extract(zipped: gzip.GzipFile, folder: Path, limits: ArchiveLimits) -> None
             with path.open("xb") as target:
                 while chunk := source.read(_CHUNK):
                     target.write(chunk)
-    # The tar ends at its end marker. The rest of the gzip must still be present and intact, or it
+    # The tar ends at its end marker. The rest of a gzip must still be present and intact, or it
     # was truncated.
     while bounded.read(_CHUNK):
         pass
@@ -231,7 +256,7 @@ def _bounded_headers() -> type[tarfile.TarInfo]:
 class _BoundedReader:
     """Reads from `source`, and refuses to return more bytes than were allowed."""
 
-    def __init__(self, source: gzip.GzipFile) -> None:
+    def __init__(self, source: BinaryIO) -> None:
         self._source = source
         self._left = _STREAM_ALLOWANCE
 

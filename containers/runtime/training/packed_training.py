@@ -16,12 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Protocol
 
-from containers.runtime.archives.archive import RefusedArchiveError
+from containers.runtime.archives.archive import RefusedArchiveError, extract_tar
 from containers.runtime.training.checkpoints import Checkpoints, Spent, UnusableResultError
 from containers.runtime.training.training_input import (
     InvalidTrainingInputError,
@@ -298,15 +298,10 @@ class _Loop:
             if outcome is not None:
                 self._counts["resumed"] += 1
                 self._ended(outcome)
-            elif not task.data.is_dir():
+            elif not task.is_here:
                 self._started(task)
                 reason = "the training data of this task did not reach the training job"
-                nothing = Spent(0.0, 0.0)
-                self._ended(
-                    self._checkpoints.failed(
-                        task, reason, retryable=True, spent=nothing, workspace=workspace
-                    )
-                )
+                self._without_data(task, reason, workspace)
             else:
                 left.append(task)
         return left
@@ -316,11 +311,45 @@ class _Loop:
         bad one."""
         for task in batch:
             self._started(task)
-        left = self._attempt(batch, workspace, last=len(batch) == 1)
-        for task in left:
+        folder = Path(tempfile.mkdtemp(prefix="data-", dir=workspace))
+        try:
+            ready = self._unpacked(batch, folder, workspace)
+            left = self._attempt(ready, workspace, last=len(ready) == 1)
+            for task in left:
+                if self._stop.asked:
+                    return
+                self._attempt([task], workspace, last=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _unpacked(self, batch: Sequence[Task], folder: Path, workspace: Path) -> list[Task]:
+        """The tasks of a batch, with the archives among their data extracted below `folder`. Only
+        one batch at a time takes the room. A task whose archive is malformed fails."""
+        ready: list[Task] = []
+        for number, task in enumerate(batch):
             if self._stop.asked:
-                return
-            self._attempt([task], workspace, last=True)
+                break
+            if task.data.is_dir():
+                ready.append(task)
+                continue
+            data = folder / str(number)
+            data.mkdir()
+            try:
+                extract_tar(task.archive, data)
+            except RefusedArchiveError as error:
+                reason = f"the training data of this task cannot be unpacked: {error}"
+                self._without_data(task, reason, workspace)
+            else:
+                ready.append(replace(task, data=data))
+        return ready
+
+    def _without_data(self, task: Task, reason: str, workspace: Path) -> None:
+        nothing = Spent(0.0, 0.0)
+        self._ended(
+            self._checkpoints.failed(
+                task, reason, retryable=True, spent=nothing, workspace=workspace
+            )
+        )
 
     def _attempt(self, tasks: Sequence[Task], workspace: Path, *, last: bool) -> list[Task]:
         """Pass `tasks` to the family once and store its results; returns the tasks to try again.

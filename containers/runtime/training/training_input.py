@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 from containers.runtime.errors import ContainerError
 from contracts.errors import MalformedDocumentError
 from contracts.limits import TASKS_BYTES
-from contracts.tasks import TASKS_FILE, TaskList
+from contracts.tasks import ARCHIVE_SUFFIX, TASKS_FILE, TaskList
 from contracts.trace_context import trace_id_of
 
 # CreateTrainingJob accepts 100 hyperparameters with values of up to 2,500 characters (botocore's
@@ -39,7 +39,8 @@ class InvalidTrainingInputError(ContainerError, ValueError):
 class Task:
     """One model to train: for `tenant`, as `version`, from the files in the folder `data`.
 
-    `data` is an absolute path below the `training` channel; `parameters` are the upload's own.
+    `data` is an absolute path below the `training` channel; a file of this name and
+    `ARCHIVE_SUFFIX` may lie in its place. `parameters` are the upload's own.
     `trace_id` is the upload's trace, "" for none.
     """
 
@@ -50,6 +51,16 @@ class Task:
     data: Path
     parameters: Mapping[str, Any] = field(default_factory=dict)
     trace_id: str = ""
+
+    @property
+    def archive(self) -> Path:
+        """The path of the archive that may lie in place of the folder `data`."""
+        return self.data.with_name(f"{self.data.name}{ARCHIVE_SUFFIX}")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its data reached this instance."""
+        return self.data.is_dir() or self.archive.is_file()
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,11 @@ def read_training_input(base: Path) -> TrainingInput:
         channels / "training",
         instances=len(hosts),
     )
+    if len(hosts) > 1:
+        check_distribution(
+            _bytes_of(config / "inputdataconfig.json", CONFIG_BYTES),
+            [shard for _, shard in sharded],
+        )
     return TrainingInput(
         workload=workload,
         pack=pack,
@@ -189,19 +205,37 @@ def parse_tasks(
     return listed.workload, listed.pack, tasks
 
 
+def check_distribution(content: bytes, shards: Sequence[int | None]) -> None:
+    """Refuse a job of several instances that would do a task twice, or not at all.
+
+    Tasks have shards where each instance gets all data, and none where SageMaker shares the data
+    out (S3DistributionType in inputdataconfig.json).
+    """
+    channels = _object(_json("inputdataconfig.json", content), "inputdataconfig.json")
+    channel = _object(channels.get("training"), "inputdataconfig.json", "'training'")
+    shared_out = channel.get("S3DistributionType") == "ShardedByS3Key"
+    for number, shard in enumerate(shards):
+        if shared_out != (shard is None):
+            _refuse(
+                TASKS_FILE,
+                f"tasks[{number}] has {'no' if shard is None else 'a'} shard, and the channel "
+                f"'training' is {'' if shared_out else 'not '}ShardedByS3Key",
+            )
+
+
 def tasks_of_instance(
     tasks: Sequence[tuple[Task, int | None]], number: int, instances: int
 ) -> list[Task]:
     """The tasks of instance `number` of `instances`.
 
-    They are the tasks whose shard is its number, and those without a shard whose folder SageMaker
-    put here (ShardedByS3Key). A single instance has every task. It keeps a task whose folder is
+    They are the tasks whose shard is its number, and those without a shard whose data SageMaker
+    put here (ShardedByS3Key). A single instance has every task. It keeps a task whose data are
     missing, so that the task gets an outcome that says so.
     """
     return [
         task
         for task, shard in tasks
-        if shard == number or (shard is None and (instances == 1 or task.data.is_dir()))
+        if shard == number or (shard is None and (instances == 1 or task.is_here))
     ]
 
 

@@ -17,6 +17,7 @@ from containers.runtime.archives.archive import (
     check_folder,
     digest_of,
     extract_archive,
+    extract_tar,
     write_archive,
 )
 from tests.containers.runtime.tar_bombs import HEADER_BOMBS
@@ -115,6 +116,10 @@ def test_a_member_that_is_no_plain_file_inside_is_refused(
     with pytest.raises(RefusedArchiveError):
         extract_archive(archive, target)
     assert [path.name for path in target.rglob("*")] in (["b.json"], [])
+    (tmp_path / "a.tar").write_bytes(gzip.decompress(archive.read_bytes()))
+    (tmp_path / "plain").mkdir()
+    with pytest.raises(RefusedArchiveError):
+        extract_tar(tmp_path / "a.tar", tmp_path / "plain")
     assert not (tmp_path / "x").exists()
 
 
@@ -189,6 +194,10 @@ def test_a_truncated_archive_is_refused_wherever_it_was_cut(
     (folder / "out").mkdir()
     with pytest.raises(RefusedArchiveError):
         extract_archive(folder / "cut.tar.gz", folder / "out")
+    blocks = gzip.decompress(whole)[: 9 * tarfile.BLOCKSIZE]  # all but the end marker
+    (folder / "cut.tar").write_bytes(blocks[: int(cut * len(blocks) + 1)])
+    with pytest.raises(RefusedArchiveError, match="not a whole tar archive"):
+        extract_tar(folder / "cut.tar", folder / "out")
 
 
 @given(content=st.binary(max_size=2000))

@@ -26,7 +26,11 @@ class Job:
     """The folders of one job on one instance."""
 
     def __init__(
-        self, base: Path, hosts: Sequence[str] = ("algo-1",), host: str = "algo-1"
+        self,
+        base: Path,
+        hosts: Sequence[str] = ("algo-1",),
+        host: str = "algo-1",
+        distribution: str = "FullyReplicated",
     ) -> None:
         self.base = base
         self.config = base / "input" / "config"
@@ -35,6 +39,8 @@ class Job:
         (base / "input" / "data" / "training").mkdir()
         self.write("input/config/resourceconfig.json", {"current_host": host, "hosts": list(hosts)})
         self.write("input/config/hyperparameters.json", {"batch_size": "10"})
+        channels = {"training": {"S3DistributionType": distribution}}
+        self.write("input/config/inputdataconfig.json", channels)
         self.entries: list[dict[str, Any]] = []
 
     def write(self, path: str, document: Any) -> None:

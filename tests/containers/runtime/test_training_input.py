@@ -13,6 +13,7 @@ from containers.runtime.training.training_input import (
     Task,
     batch_size_of,
     batches,
+    check_distribution,
     parse_hyperparameters,
     parse_resource_config,
     parse_tasks,
@@ -154,9 +155,13 @@ def test_every_task_is_done_by_exactly_one_instance(
     done = []
     for number in range(instances):
         training = base / str(number)
-        for entry, home in zip(listed, homes, strict=True):
-            if home == number:
+        for place, (entry, home) in enumerate(zip(listed, homes, strict=True)):
+            if home == number and place % 2:
                 (training / entry["data"]).mkdir(parents=True)
+            elif home == number:
+                archive = training / f"{entry['data']}.tar"
+                archive.parent.mkdir(parents=True, exist_ok=True)
+                archive.write_bytes(b"")
         _, _, tasks = parse_tasks(document(*listed), training, instances)
         done += [(task.task, number) for task in tasks_of_instance(tasks, number, instances)]
     expected = [
@@ -164,6 +169,25 @@ def test_every_task_is_done_by_exactly_one_instance(
         for entry, shard, home in zip(listed, shards, homes, strict=True)
     ]
     assert sorted(done) == sorted(expected)
+
+
+@pytest.mark.parametrize("said", ["FullyReplicated", "ShardedByS3Key"])
+@pytest.mark.parametrize("shards", [[0, 1], [None, None], [0, None]])
+def test_tasks_have_shards_only_where_every_instance_gets_all_data(
+    said: str, shards: list[int | None]
+) -> None:
+    content = json.dumps({"training": {"S3DistributionType": said}}).encode()
+    if shards == ([0, 1] if said == "FullyReplicated" else [None, None]):
+        check_distribution(content, shards)
+        return
+    with pytest.raises(InvalidTrainingInputError, match=r"tasks\.json: tasks\[\d\] has \w+ shard"):
+        check_distribution(content, shards)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"training": "ShardedByS3Key"}'])
+def test_channels_that_cannot_be_read_are_refused(content: bytes) -> None:
+    with pytest.raises(InvalidTrainingInputError, match=r"inputdataconfig\.json"):
+        check_distribution(content, [0])
 
 
 @given(st.lists(st.sampled_from(["silo", "bridge", "pool"]), max_size=40), st.integers(1, 10))

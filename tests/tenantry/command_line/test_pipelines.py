@@ -3,10 +3,12 @@ models: one raw file, a processing job, a training job, a multi-model endpoint."
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,9 +25,13 @@ from tenantry.training import jobs
 from tenantry.training.jobs import TrainingTask
 from tenantry.uploads.intake import drain_queue
 from tenantry.uploads.training_data import make_training_data
+from tenantry.workloads.folder import FOLDER_VARIABLE, workload_file
 from tenantry.workloads.schema import read_workloads
 from tests.conftest import TODAY
 from tests.tenantry.command_line.conftest import ENERGY, Call, caller, document
+
+if TYPE_CHECKING:
+    from mypy_boto3_sagemaker.type_defs import DescribeTrainingJobResponseTypeDef
 
 PACK = ids.pack_id("p-0123456789abcdef")
 
@@ -67,7 +73,24 @@ def test_the_definition_has_the_request_of_tenantrys_own_job(
     assert {one["Name"] for one in definition["Parameters"]} == set(given)
 
 
-def prepared(deployment: Deployment) -> list[Request]:
+@pytest.fixture
+def as_in_the_article(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workload energy, with a processing job for any file of many customers, and training data
+    that its instances share by key."""
+    folder = tmp_path / "workloads"
+    folder.mkdir()
+    text = workload_file("energy").read_text()
+    for before, after in (
+        ("max_megabytes_here: 64", "max_megabytes_here: 0"),
+        ("  max_instances: 2", "  data_distribution: ShardedByS3Key\n  max_instances: 2"),
+    ):
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    (folder / "energy.yaml").write_text(text)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+
+
+def prepared(deployment: Deployment, instances: int = 1) -> list[Request]:
     """The requests of all uploads, with their data prepared and a pack written down."""
     workloads = read_workloads()
     energy = workloads["energy"]
@@ -83,10 +106,19 @@ def prepared(deployment: Deployment) -> list[Request]:
                 row.request, row.tenant, row.version, data.version, data.files, 1.0, data.parameters
             )
         )
-    jobs.write_job_inputs(deployment, energy, "bridge", PACK, tasks, 1)
+    jobs.write_job_inputs(deployment, energy, "bridge", PACK, tasks, instances)
     return rows
 
 
+def summaries(deployment: Deployment, job: DescribeTrainingJobResponseTypeDef) -> list[Any]:
+    """What each instance of a job counted."""
+    key = job["ModelArtifacts"]["S3ModelArtifacts"].split("/", 3)[3]
+    content = objects.read_bytes(deployment.s3, deployment.data_bucket, key, 1_000_000)
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        return [json.load(file) for member in tar if (file := tar.extractfile(member))]
+
+
+@pytest.mark.usefixtures("as_in_the_article")
 @pytest.mark.parametrize(
     "customers", [3, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
 )
@@ -98,7 +130,14 @@ def test_one_raw_file_becomes_models_that_answer_from_one_endpoint(
     told = document(call("upload", "--split", str(raw), "--workload", "energy", "--json"))
     named = sorted(str(number) for number in range(customers))
     assert [row["tenant"] for row in told["tenants"]] == named
-    rows = prepared(deployment)
+    (split,) = deployment.sagemaker.list_processing_jobs()["ProcessingJobSummaries"]
+    assert split["ProcessingJobStatus"] == "Completed"
+    rows = prepared(deployment, instances=2)
+    manifest = s3_keys.job_file(ENERGY, PACK, jobs.MANIFEST_FILE)
+    content = objects.read_bytes(deployment.s3, deployment.data_bucket, manifest, 1_000_000)
+    listed = [Path(path) for path in json.loads(content)[1:]]
+    assert sorted(path.parent.name for path in listed) == named, "one object a customer"
+    assert {path.suffix for path in listed} == {".tar"}
     assert sorted(row.tenant for row in rows) == named
 
     followed = document(call("pipeline", "energy", "--create", "--start", PACK, "--wait", "--json"))
@@ -107,6 +146,14 @@ def test_one_raw_file_becomes_models_that_answer_from_one_endpoint(
     assert (step["name"], step["status"]) == ("Train", "Succeeded")
     job = deployment.sagemaker.describe_training_job(TrainingJobName=step["job"])
     assert job["RoleArn"] == deployment.training_role
+    assert job["ResourceConfig"]["InstanceCount"] == 2
+    channels = {channel["ChannelName"]: channel for channel in job["InputDataConfig"]}
+    source = channels["training"]["DataSource"]["S3DataSource"]
+    assert source["S3DataDistributionType"] == "ShardedByS3Key"
+    counted = summaries(deployment, job)
+    assert sorted(one["host"] for one in counted) == ["algo-1", "algo-2"]
+    assert {one["succeeded"] for one in counted} == {customers // 2, customers - customers // 2}
+    assert sum(one["tasks"] for one in counted) == customers, "each task is one instance's"
     shown = call("pipeline", "energy", "--show").stdout
     assert "Succeeded" in shown
     assert step["job"] in shown
@@ -147,6 +194,26 @@ def test_a_pipeline_that_cannot_train_says_why(call: Call, deployment: Deploymen
     assert "is created" in told.stderr
     assert "the execution is Failed: " in told.stderr
     assert "training.manifest" in told.stderr
+
+
+def test_a_pack_that_was_written_down_otherwise_is_not_started(
+    call: Call, deployment: Deployment, request: pytest.FixtureRequest
+) -> None:
+    key = s3_keys.job_file(ENERGY, PACK, jobs.TASKS)
+    task = {
+        "task": "0" * 32,
+        "tenant": "acme",
+        "version": "v1",
+        "tier": "bridge",
+        "data": "acme/v1",
+    }
+    tasks = {"format": 1, "workload": "energy", "pack": PACK, "tasks": [{**task, "shard": 0}]}
+    objects.write_json(deployment.s3, deployment.data_bucket, key, tasks)
+    request.getfixturevalue("as_in_the_article")
+    told = call("pipeline", "energy", "--create", "--start", PACK, status=1).stderr
+    assert "was written down as FullyReplicated" in told
+    assert "training.data_distribution: ShardedByS3Key" in told
+    assert deployment.sagemaker.list_pipelines()["PipelineSummaries"] == []
 
 
 def test_what_is_not_there_is_told(call: Call, deployment: Deployment) -> None:

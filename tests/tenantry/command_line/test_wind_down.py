@@ -117,9 +117,12 @@ def test_its_data_are_deleted_where_that_is_asked_for_and_nobody_elses(
         ids.batch_name("nightly"),
         queue.open(ENERGY)[0].accepted.date(),
     )
-    objects.write_bytes(deployment.s3, deployment.data_bucket, prediction, b"{}")
+    pack, version = ids.pack_id("p-0123456789abcdef"), ids.version_name("v1")
+    archive = s3_keys.job_data_archive(ENERGY, pack, ids.tenant_id("acme"), version)
+    for key in (prediction, archive):
+        objects.write_bytes(deployment.s3, deployment.data_bucket, key, b"{}")
     done = document(call("wind-down", "energy", "--delete-data", "--yes", "--json"))
-    assert done["objects"] == 3
+    assert done["objects"] == 4
     assert queue.of_tenant(ENERGY, ids.tenant_id("acme")) == []
     assert len(queue.of_tenant(PORTRAITS, ids.tenant_id("acme"))) == 1
     left = deployment.s3.list_objects_v2(Bucket=deployment.uploads_bucket)["Contents"]

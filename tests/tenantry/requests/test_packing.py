@@ -283,7 +283,8 @@ def test_what_a_job_is_to_do_is_written_down_and_read_again(deployment: Deployme
     ]
     jobs.write_job_inputs(deployment, ENERGY, "bridge", PACK, tasks, 2)
     written = jobs.written_pack(deployment, ENERGY, PACK)
-    assert written == jobs.WrittenPack({task.request: version for task in tasks}, 2)
+    versions = {task.request: version for task in tasks}
+    assert written == jobs.WrittenPack(versions, 2, "FullyReplicated")
     assert jobs.written_pack(deployment, ENERGY, ids.pack_id("p-other")) is None
 
     def read(name: str) -> list[object] | dict[str, object]:

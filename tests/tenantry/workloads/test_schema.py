@@ -189,6 +189,7 @@ def test_every_workload_of_the_product_is_read() -> None:
         ("serving.environment", {"a b": "1"}, "serving.environment: 'a b' is no name of a"),
         ("serving.environment", {"A": "x" * 1025}, "serving.environment: A has 1025 characters"),
         ("serving.usd_per_hour", float("inf"), "serving.usd_per_hour: is inf; it must be a number"),
+        ("training.data_distribution", "ShardedByRecord", "training.data_distribution: is"),
         ("training.hyperparameters", {"a": "x" * 2501}, "training.hyperparameters: a has 2501"),
         ("training.hyperparameters", {"": "x"}, "training.hyperparameters: the name ''"),
         (
@@ -252,6 +253,18 @@ def test_whatever_the_file_holds_it_is_refused_by_name(
     path = written(tmp_path_factory.getbasetemp(), text)
     with pytest.raises(InvalidWorkloadError, match=r"^energy\.yaml:\s"):
         read_workload(path)
+
+
+def test_a_shared_models_data_all_lie_on_its_instance(tmp_path: Path) -> None:
+    text = (FOLDER / "churn.yaml").read_text(encoding="utf-8")
+
+    def with_distribution(said: str) -> Path:
+        changed = text.replace("\ntraining:\n", f"\ntraining:\n  data_distribution: {said}\n")
+        return written(tmp_path, changed, "churn.yaml")
+
+    assert read_workload(with_distribution("FullyReplicated")).shared_model is not None
+    with pytest.raises(InvalidWorkloadError, match=r"a shared model .*write FullyReplicated"):
+        read_workload(with_distribution("ShardedByS3Key"))
 
 
 def test_the_recipe_changes_with_what_makes_another_model_of_the_same_data_and_with_nothing_else(
