@@ -1,9 +1,10 @@
 """``batch_predictions``: the predictions of tenants' champions for a day, in a batch transform."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
 from dagster import (
     AssetExecutionContext,
     AssetObservation,
@@ -11,9 +12,11 @@ from dagster import (
     BackfillPolicy,
     Config,
     MaterializeResult,
+    MetadataValue,
     OpExecutionContext,
     PartitionsDefinition,
     TableColumn,
+    TableRecord,
     TableSchema,
     asset,
 )
@@ -25,6 +28,7 @@ from orchestration.private_dagster.chosen_partitions import RunReport, asset_key
 from resources.tenantry_resource import TenantryResource
 from tenantry.batch.periods import Period
 from tenantry.batch.predictions import predict
+from tenantry.batch.queries import QueryFailedError, summary_of
 from tenantry.batch.result_tables import TableWritten
 from tenantry.names import ids
 from tenantry.workloads.schema import Workload
@@ -75,28 +79,58 @@ def predict_day(
 ) -> None:
     """Predict a day in a Dagster run, for tenants, or for all with a model (None). Raises
     ``Failure`` if some failed."""
+    period = Period(
+        workload.batch_named(config.batch),
+        date.fromisoformat(config.day) if config.day else datetime.now(UTC).date(),
+    )
     with RunReport(context, workload.name) as report:
         failures = predict(
             tenantry.deployment,
             workload,
             tenants,
-            Period(
-                workload.batch_named(config.batch),
-                date.fromisoformat(config.day) if config.day else datetime.now(UTC).date(),
-            ),
+            period,
             context.run.run_id,
             report,
             poll=tenantry.settings.poll_seconds,
             starting=lambda served: plan(
                 context, [asset_key(workload.name, "batch_predictions")], served
             ),
-            tabled=lambda table: _observe_table(context, workload, table),
+            tabled=lambda table: _observe_table(
+                context, workload, table, _summary(context, tenantry, period, table)
+            ),
         )
     raise_for(failures)
 
 
-def _observe_table(context: OpExecutionContext, workload: Workload, table: TableWritten) -> None:
-    """Show on the asset which table the run wrote, its columns, and the rows of this run."""
+def _summary(
+    context: OpExecutionContext, tenantry: TenantryResource, period: Period, table: TableWritten
+) -> dict[str, Any]:
+    """What Athena answers to the batch's summary, as metadata; empty without one. If it fails, the
+    run's log alone says why."""
+    try:
+        answer = summary_of(tenantry.deployment, period, table.name)
+    except (QueryFailedError, ClientError, BotoCoreError) as error:
+        context.log.warning(f"the summary of {table.name} has no answer: {error}")
+        return {}
+    if answer is None:
+        return {}
+    rows = [
+        TableRecord({name: "" if cell is None else cell for name, cell in answer.named(row)})
+        for row in answer.rows
+    ]
+    columns = TableSchema([TableColumn(name) for name in answer.columns])
+    return {
+        "day": period.day.isoformat(),
+        "summary": MetadataValue.table(rows, columns),
+        "summary_complete": answer.complete,
+    }
+
+
+def _observe_table(
+    context: OpExecutionContext, workload: Workload, table: TableWritten, summary: Mapping[str, Any]
+) -> None:
+    """Show on the asset which table the run wrote, its columns, the rows of this run, and the
+    answer to the batch's summary."""
     columns = [TableColumn(name, kind) for name, kind in table.columns.items()]
     context.log_event(
         AssetObservation(
@@ -105,6 +139,7 @@ def _observe_table(context: OpExecutionContext, workload: Workload, table: Table
                 "dagster/table_name": table.name,
                 "dagster/column_schema": TableSchema(columns),
                 "dagster/row_count": table.rows,
+                **summary,
             },
         )
     )

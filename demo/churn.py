@@ -14,10 +14,6 @@ from tenantry.names import ids
 NAMES: Final = ("bakery-suite", "clinic-cloud", "gym-desk")
 _CUSTOMERS: Final = 200
 _MONTHS: Final = 10
-_QUERY: Final = (
-    "SELECT tenant, count(*) AS customers, round(sum(scores), 1) AS expected_to_leave "
-    "FROM {table} WHERE day = '{day}' GROUP BY tenant ORDER BY tenant"
-)
 
 
 def churn_tenants() -> list[DemoTenant]:
@@ -52,4 +48,4 @@ def shown_of_churn() -> Shown:
         scores = f"{metrics['logloss']:.3f} / {metrics['baseline_logloss']:.3f}"
         return scores, f"{answer['scores'][0]:.1%}"
 
-    return Shown(("log loss / base rate", "one customer leaves"), cells, _QUERY)
+    return Shown(("log loss / base rate", "one customer leaves"), cells)

@@ -114,8 +114,6 @@ class Shown:
     columns: Sequence[str]
     cells: Callable[[ModelVersion, Mapping[str, Any]], Sequence[str]]
     """Made of the champion and its first answer."""
-    query: str = ""
-    """SQL about the batch's table, ``{table}``, and its day, ``{day}``."""
 
 
 @dataclass
@@ -358,9 +356,9 @@ class Product:
             step.advance()
 
     def query(self, day: date) -> str:
-        """SQL about tonight's batch of all tenants; empty if the product asks nothing."""
-        name = f"{self.name}_{self.workload.batches[0].name}"
-        return self.shown.query.format(table=name, day=day.isoformat())
+        """The summary of tonight's batch of all tenants, as SQL; empty if it has none."""
+        batch = self.workload.batches[0]
+        return batch.summary_of(f"{self.name}_{batch.name}", day.isoformat()).strip()
 
     def queried(self, day: date) -> Table:
         """What the query tells. Raises ``DemoFailedError``."""

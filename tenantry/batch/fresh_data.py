@@ -22,29 +22,30 @@ _LOG = logging.getLogger(__name__)
 _AT_ONCE: Final = 8
 
 FreshData = Mapping[ids.ModelId, Any]
-"""For each model whose data are newer than it, the document that its request carries."""
+"""For each model whose request carries data of its tenant, that document."""
 
 
 def fresh_data(
     deployment: Deployment, workload: Workload, batch: Batch, champions: Sequence[Champion]
 ) -> FreshData:
-    """The data of champions that were made from others. None for a batch that is asked
-    without them.
+    """The newest data of the champions' tenants, where these are others than a champion was made
+    from; with ``input: all`` also where they are the same. None for a batch that is asked without
+    them.
 
     A version that takes none is left out, and so is a document that is missing or too large: the
-    champion predicts from the data that it was made from.
+    champion predicts from the data that it was made from, if it can.
     """
     section = workload.inference
-    if section is None or batch.input != "latest" or not champions:
+    if section is None or batch.input == "request" or not champions:
         return {}
     file = ids.file_name(section.file)
     name = ids.workload_name(workload.name)
     current = current_data_of(deployment, name, [one.tenant for one in champions])
-    newer = {
+    carried = {
         one.tenant: found
         for one in champions
         if (found := current.get(one.tenant)) is not None
-        and found.data.version != one.version
+        and (batch.input == "all" or found.data.version != one.version)
         and file in found.data.files
         and (section.card is None or one.card.get(section.card))
     }
@@ -62,9 +63,9 @@ def fresh_data(
 
     deployment.s3  # noqa: B018 - made once here rather than by each thread
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        documents = pool.map(lambda one: read(*one), newer.items())
+        documents = pool.map(lambda one: read(*one), carried.items())
         return {
             model: document
-            for model, document in zip(newer, documents, strict=True)
+            for model, document in zip(carried, documents, strict=True)
             if document is not None
         }

@@ -122,7 +122,7 @@ def predict(
             report.failed("batch_predictions", tenant, reason)
     starting(sorted(champion.tenant for champion in champions))
     table = ResultTable(deployment, workload, period, report)
-    kept, champions = keep_unchanged(deployment, workload, period, champions)
+    kept, champions = keep_unchanged(deployment, workload, period, champions, fresh)
     if kept:
         report.info(f"{len(kept)} tenants keep their last prediction: nothing has changed")
         name = _tabled(table, partial(table.add_kept, kept), report)
@@ -136,7 +136,7 @@ def predict(
                 failures[champion.tenant] = str(outcome)
                 report.failed("batch_predictions", champion.tenant, str(outcome))
         else:
-            note_made(deployment, workload, period, batch.champions, outcome.predictions)
+            note_made(deployment, workload, period, batch.champions, outcome.predictions, fresh)
             adding = partial(table.add, outcome.job, outcome.predictions)
             failures |= _report_batch(
                 deployment, period, outcome, _tabled(table, adding, report), report
@@ -160,12 +160,14 @@ def _nothing_to_predict(
     fresh: FreshData,
     report: Report,
 ) -> dict[ids.ModelId, str]:
-    """The tenants of a shared model without data that it could predict from, each with the
-    reason."""
-    section = workload.inference
-    if workload.shared_model is None or section is None or period.batch.input != "latest":
+    """The tenants without data that their model could predict from, where it holds none itself,
+    each with the reason: a shared model's, and those of a batch with ``input: all``."""
+    section, asked = workload.inference, period.batch.input
+    if section is None or not (
+        asked == "all" or (asked == "latest" and workload.shared_model is not None)
+    ):
         return {}
-    reason = f"its data have nothing to predict from: there is no {section.file}"
+    reason = f"its data have nothing to predict from: there is no {section.file} that it takes"
     found = {one.tenant: reason for one in champions if one.tenant not in fresh}
     if found:
         report.info(f"{len(found)} tenants are left out: {reason}")

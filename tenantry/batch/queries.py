@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import ClientError
 
 from tenantry.aws.objects import error_code
+from tenantry.batch.periods import Period
 from tenantry.names import s3_keys
 
 if TYPE_CHECKING:
     from tenantry.aws.deployment import Deployment
 
+MOST_OF_A_SUMMARY: Final = 20
+"""Rows of a summary's answer that Dagster keeps with the table."""
 _POLL_SECONDS: Final = 0.3
 _NUMBERS: Final = ("double", "float", "real", "decimal")
 _WHOLE_NUMBERS: Final = ("tinyint", "smallint", "integer", "int", "bigint")
@@ -32,6 +35,10 @@ class QueryAnswer:
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     complete: bool
+
+    def named(self, row: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+        """The cells of a row, each with its column's name."""
+        return zip(self.columns, row, strict=False)
 
 
 def ask(deployment: Deployment, sql: str, most: int) -> QueryAnswer:
@@ -75,6 +82,15 @@ def ask(deployment: Deployment, sql: str, most: int) -> QueryAnswer:
                 ]
             )
     return QueryAnswer([name for name, _ in columns], rows, complete=True)
+
+
+def summary_of(deployment: Deployment, period: Period, table: str) -> QueryAnswer | None:
+    """The answer to a batch's ``summary`` about a day, its first rows; None without a summary.
+
+    ``table`` is the batch's, with or without its database's name. Raises as ``ask`` does.
+    """
+    sql = period.batch.summary_of(table.rpartition(".")[2], period.day.isoformat())
+    return ask(deployment, sql, MOST_OF_A_SUMMARY) if sql else None
 
 
 def _start(deployment: Deployment, sql: str) -> str:

@@ -1,5 +1,6 @@
 """Predictions that would come out as before: the tenant's version, the container and the request
-are those of its last prediction, which is kept under the new period."""
+with the data that it carries are those of its last prediction, which is kept under the new period.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.aws import objects
+from tenantry.batch.fresh_data import FreshData
 from tenantry.batch.periods import Period
 from tenantry.batch.transform import TenantPrediction
 from tenantry.models.registry import Champion
@@ -33,17 +35,24 @@ class KeptPrediction:
     prediction: TenantPrediction
 
 
-def made_of(workload: Workload, period: Period, champion: Champion) -> str:
+def made_of(workload: Workload, period: Period, champion: Champion, fresh: FreshData) -> str:
     """The digest of everything that decides a champion's prediction."""
     request = of_the_day(workload, period.batch, period.day)
     said = [champion.version, workload.answer_version, request]
+    if champion.tenant in fresh:
+        said.append(fresh[champion.tenant])
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def keep_unchanged(
-    deployment: Deployment, workload: Workload, period: Period, champions: Sequence[Champion]
+    deployment: Deployment,
+    workload: Workload,
+    period: Period,
+    champions: Sequence[Champion],
+    fresh: FreshData,
 ) -> tuple[list[KeptPrediction], list[Champion]]:
     """File the predictions that would come out as before under the new period, by a copy within S3.
+    ``fresh`` are the data that requests carry.
 
     Returns:
         These predictions, and the champions that have to predict. Without ``keep_unchanged`` in the
@@ -56,7 +65,7 @@ def keep_unchanged(
 
     def keep(champion: Champion) -> KeptPrediction | None:
         row = rows.get(champion.tenant)
-        if row is None or row["made_of"] != made_of(workload, period, champion):
+        if row is None or row["made_of"] != made_of(workload, period, champion, fresh):
             return None
         day, rows_in_it = date.fromisoformat(row["day"]), int(row["rows"])
         key = s3_keys.prediction(name, champion.tenant, period.cadence, period.day)
@@ -66,7 +75,7 @@ def keep_unchanged(
                 objects.copy(deployment.s3, deployment.data_bucket, before, key)
             except objects.ObjectMissingError:
                 return None
-            _note(deployment, workload, period, champion, rows_in_it)
+            _note(deployment, workload, period, champion, fresh, rows_in_it)
         prediction = TenantPrediction(champion.tenant, champion.version, key, rows_in_it, None)
         return KeptPrediction(day, prediction)
 
@@ -83,6 +92,7 @@ def note_made(
     period: Period,
     champions: Sequence[Champion],
     predictions: Sequence[TenantPrediction],
+    fresh: FreshData,
 ) -> None:
     """Note what predictions were made of, for a batch with ``keep_unchanged``."""
     if not period.batch.keep_unchanged:
@@ -91,7 +101,7 @@ def note_made(
     for prediction in predictions:
         if prediction.key is not None:
             champion = by_model[prediction.tenant]
-            _note(deployment, workload, period, champion, prediction.rows)
+            _note(deployment, workload, period, champion, fresh, prediction.rows)
 
 
 def kept_on(
@@ -120,8 +130,13 @@ def _last_predictions(
 
 
 def _note(
-    deployment: Deployment, workload: Workload, period: Period, champion: Champion, rows: int
+    deployment: Deployment,
+    workload: Workload,
+    period: Period,
+    champion: Champion,
+    fresh: FreshData,
+    rows: int,
 ) -> None:
     key = table_keys.last_prediction_item(champion.tenant, champion.workload, period.cadence)
-    made = made_of(workload, period, champion)
+    made = made_of(workload, period, champion, fresh)
     deployment.models.put(key, {"made_of": made, "day": period.day.isoformat(), "rows": rows})

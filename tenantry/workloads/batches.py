@@ -34,10 +34,11 @@ class Batch(Section):
         description="for each tenant whose data for inference were appended, instead of `cron`",
     )
     request: JsonObject = Field(description="what every tenant is predicted for with")
-    input: Literal["latest", "request"] = Field(
+    input: Literal["latest", "all", "request"] = Field(
         default="latest",
         description="`latest`: the request carries the tenant's newest data, where there are newer "
-        "ones than its model's, as `inference` says; `request`: it is asked as it stands",
+        "ones than its model's, as `inference` says; `all`: also where its model was made from "
+        "them; `request`: it is asked as it stands",
     )
     keep_unchanged: bool = Field(
         default=False,
@@ -55,6 +56,12 @@ class Batch(Section):
         ge=1,
         le=100,
         description="SageMaker's MaxConcurrentTransforms; if not given, the container says it",
+    )
+    summary: str | None = Field(
+        default=None,
+        max_length=4000,
+        description="SQL that Athena answers after each run, for Dagster to show; {table} and "
+        "{day} stand for the batch's table and its day",
     )
     instance_type: InstanceType
     usd_per_hour: float = Field(
@@ -79,6 +86,7 @@ class Batch(Section):
             raise ValueError(f"{FIRST} is where first results lie; give it another name")
         if (self.cron is None) == (self.on is None):
             raise ValueError("says when it predicts by `cron` or by `on`; give one of the two")
+        self.summary_of("table", "2026-01-01")
         times = [] if self.cron is None else self.cron.split(" ")[:2]
         if not all(part.isdigit() for part in times):
             raise ValueError(
@@ -92,6 +100,16 @@ class Batch(Section):
                 f"that SageMaker takes; lower one of them"
             )
         return self
+
+    def summary_of(self, table: str, day: str) -> str:
+        """The SQL of ``summary`` about a table and a day; empty without one. Raises ``ValueError``
+        for SQL whose braces cannot be filled in."""
+        try:
+            return (self.summary or "").format(table=table, day=day)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(
+                "summary has braces that are neither {table} nor {day}; double those of SQL itself"
+            ) from error
 
 
 class Inference(Section):

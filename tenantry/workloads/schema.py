@@ -171,6 +171,11 @@ class Workload(Section):
                     f"batches: {batch.name} has keep_unchanged, and each of its requests names "
                     f"another {self.moment.field}, so none is like the last; leave it out"
                 )
+            if self.inference is None and batch.input == "all":
+                raise ValueError(
+                    f"batches: the input of {batch.name} is the tenants' data, and there is no "
+                    f"section `inference` that says which; add it, or leave input out"
+                )
             if self.inference is None and batch.on is not None:
                 raise ValueError(
                     f"batches: {batch.name} is made on uploads for inference, and there is no "

@@ -6,13 +6,13 @@ from __future__ import annotations
 import io
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from dagster import AssetPartitionStatus, DagsterInstance
 
-from demo.churn import shown_of_churn
+from orchestration.private_dagster.chosen_partitions import asset_key
 from tenantry.aws.deployment import Deployment
-from tenantry.batch.queries import ask
 from tenantry.command_line.roster import roster
 from tenantry.models.registry import ModelRegistry
 from tenantry.names import ids
@@ -111,14 +111,28 @@ def test_a_shared_model_scores_the_customers_of_each_tenant(
         assert all(0 < score < 1 for score in said["scores"])
     assert len({json.dumps(said["scores"]) for said in scored.values()}) == 3
 
-    # The demo asks the table of all tenants' scores.
-    sql = shown_of_churn().query.format(table="churn_weekly", day=day)
-    answer = ask(deployment, sql, 10)
-    assert answer.complete
-    assert answer.columns == ["tenant", "customers", "expected_to_leave"]
-    assert [(row[0], row[1], pytest.approx(row[2], abs=0.051)) for row in answer.rows] == [
-        (tenant, len(said["ids"]), sum(said["scores"])) for tenant, said in scored.items()
-    ]
+    # The summary of the table of all tenants' scores stands on the asset's page.
+    (observed,) = dagster_instance.fetch_observations(
+        asset_key("churn", "batch_predictions"), limit=5
+    ).records
+    assert observed.asset_observation is not None
+    shown: dict[str, Any] = {
+        name: value.value for name, value in observed.asset_observation.metadata.items()
+    }
+    assert shown["dagster/table_name"] == "tenantry.churn_weekly"
+    assert shown["day"] == day.isoformat()
+    assert shown["summary_complete"] is True
+    rows: list[dict[str, Any]] = [dict(row.data) for row in shown["summary"].records]
+    columns = [column.name for column in shown["summary"].schema.columns]
+    assert columns == ["tenant", "customers", "expected_to_leave"]
+    assert len(rows) == 3
+    assert rows == sorted(rows, key=lambda row: -row["expected_to_leave"])
+    assert {row["tenant"]: row["customers"] for row in rows} == {
+        tenant: len(said["ids"]) for tenant, said in scored.items()
+    }
+    for row in rows:
+        of_tenant = sum(scored[ids.tenant_id(str(row["tenant"]))]["scores"])
+        assert row["expected_to_leave"] == pytest.approx(of_tenant, abs=0.051)
 
     # Each is listed with the model that answers for it.
     fleet = fleet_of(deployment, churn, datetime.now(UTC))

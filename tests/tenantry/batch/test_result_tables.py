@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
@@ -107,8 +108,10 @@ def test_a_days_answers_of_all_tenants_are_a_partition_of_a_table(drawn: World) 
 def read_as_the_docs_do(deployment: Deployment, tenants: set[ids.TenantId]) -> None:
     """docs/querying-results.md holds on an ordinary deployment, word for word."""
     found = [(kind, text) for kind, text in blocks(PAGE) if kind]
-    assert [kind for kind, _ in found] == ["console", "python", "python"]
-    (_, command), (_, by_pandas), (_, by_boto3) = found
+    assert [kind for kind, _ in found] == ["console", "yaml", "python", "python"]
+    (_, command), (_, of_churn), (_, by_pandas), (_, by_boto3) = found
+    summary = yaml.safe_load(of_churn.replace("    …\n", ""))["batches"][0]["summary"]
+    assert summary == read_workloads()["churn"].batches[0].summary
     shown = caller(deployment)(*shlex.split(command.removeprefix("$ tenantry ")))
     assert {line.split()[0] for line in shown.stdout.splitlines()[1:]} == tenants
     names: dict[str, Any] = {}
