@@ -1,15 +1,20 @@
-"""A night's batch of a whole fleet: each tenant's own model predicts its next days, in packed
-transform jobs. A job for each tenant is measured beside it.
+"""Batch: a night's predictions of a whole fleet, churn over many rows, and dynamic batching.
 
-    python -m benchmarks.batch --tenants 10000
+    python -m benchmarks.batch
+    python -m benchmarks.batch --only fleet --tenants 10000
 
-All parts are real: the local cloud, Dagster and its run, transform jobs in containers, the table of
-results. The tenants are those of ``benchmarks.fleet``; getting them their models is not measured.
-The time runs from the launch of Dagster's run until it ends. Each of the tenants asked for has a
-prediction of the day then. The naive way is the same product with one tenant in a job, two jobs at
-once.
+`fleet` is a night's batch: each tenant's own model predicts its next days, in packed transform
+jobs. A job for each tenant is measured beside it. All parts are real: the local cloud, Dagster and
+its run, transform jobs in containers, the table of results. The tenants are those of
+``benchmarks.fleet``; getting them their models is not measured. The time runs from the launch of
+Dagster's run until it ends. Each of the tenants asked for has a prediction of the day then. The
+naive way is the same product with one tenant in a job, two jobs at once. CPU seconds are those of
+all processes; peak memory is that of all together.
 
-CPU seconds are those of all processes; peak memory is that of all together. The last line is JSON.
+`churn` is training and scoring beside plain XGBoost (``benchmarks.churn``), and `batching` is the
+churn server with dynamic batching and without (``benchmarks.batching``).
+
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -27,6 +33,7 @@ from typing import Any, Final
 
 import yaml
 
+from benchmarks import batching, churn
 from benchmarks.fleet import WORKLOAD, tenants_of, upload, wait_until_served, workloads_with
 from benchmarks.processes import ProcessWatch, everything_running
 from infrastructure.dagster_processes import DagsterProcesses
@@ -35,10 +42,14 @@ from tenantry.aws.deployment import Deployment
 from tenantry.hosting import endpoints
 from tenantry.hosting.shapes.catalogue import real_time_shape
 from tenantry.serving.client import TenantClient
+from tenantry.workloads.folder import FOLDER
 from tenantry.workloads.schema import Workload, read_workloads
 
 _ASKED: Final = 50
 _HOURS: Final = 24
+PARTS: Final = ("fleet", "churn", "batching")
+_MODEL_ROWS: Final = 160_000
+"""About as many rows make the model that dynamic batching is measured with."""
 
 
 class BatchFailedError(RuntimeError):
@@ -144,32 +155,15 @@ def _alone(folder: Path) -> Path:
     return folder
 
 
-def main() -> int:
-    """Command line of the benchmark."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.batch",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--tenants", type=int, default=1000)
-    parser.add_argument(
-        "--naive", type=int, default=20, help="tenants of the naive way (%(default)s)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=7200, help="seconds, each part (%(default)s)"
-    )
-    arguments = parser.parse_args()
-    if arguments.tenants < 1 or arguments.naive < 1:
-        parser.error("--tenants and --naive must be at least 1")
+def _fleet(tenants: int, naive_tenants: int, timeout: float) -> dict[str, object]:
+    """All figures of the fleet's night, beside the naive way's."""
     with tempfile.TemporaryDirectory(prefix="tenantry-batch-") as folder:
-        print(f"the naive way: {arguments.naive} tenants, a transform job each", flush=True)
-        naive = measure(_alone(Path(folder, "naive")), arguments.naive, arguments.timeout)
+        print(f"the naive way: {naive_tenants} tenants, a transform job each", flush=True)
+        naive = measure(_alone(Path(folder, "naive")), naive_tenants, timeout)
         print(f"{naive.seconds_per_tenant:.2f} s a tenant", flush=True)
-        print(f"the fleet: {arguments.tenants} tenants in packed jobs", flush=True)
-        fleet = measure(
-            workloads_with(Path(folder, "packed")), arguments.tenants, arguments.timeout
-        )
-    figures = {
+        print(f"the fleet: {tenants} tenants in packed jobs", flush=True)
+        fleet = measure(workloads_with(Path(folder, "packed")), tenants, timeout)
+    return {
         "tenants": fleet.tenants,
         "seconds": round(fleet.seconds, 1),
         "transform_jobs": fleet.transform_jobs,
@@ -183,6 +177,50 @@ def main() -> int:
         "cpu_s_by_process": fleet.cpu_seconds,
         "peak_memory_mb_by_process": fleet.peak_memory_mb,
     }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.batch",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts alone")
+    parser.add_argument("--tenants", type=int, default=1000)
+    parser.add_argument(
+        "--naive", type=int, default=20, help="tenants of the naive way (%(default)s)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=7200, help="seconds, each way of the fleet (%(default)s)"
+    )
+    parser.add_argument(
+        "--churn-rows", type=int, default=1_000_000, help="about as many (%(default)s)"
+    )
+    parser.add_argument("--trees", type=int, default=100, help="of churn's models (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of churn and of batching (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5, help="of load, each turn of batching (%(default)s)"
+    )
+    told = parser.parse_args(arguments)
+    if min(told.tenants, told.naive, told.trees, told.rounds) < 1:
+        parser.error("--tenants, --naive, --trees and --rounds must be at least 1")
+    if told.churn_rows < churn.FEWEST_ROWS:
+        parser.error(f"--churn-rows must be at least {churn.FEWEST_ROWS}")
+    figures: dict[str, object] = {}
+    if "fleet" in told.only:
+        figures |= _fleet(told.tenants, told.naive, told.timeout)
+    workload = read_workloads(FOLDER)["churn"]
+    if "churn" in told.only:
+        with tempfile.TemporaryDirectory(prefix="tenantry-batch-") as folder:
+            rows = told.churn_rows
+            figures |= churn.measure(workload, Path(folder), rows, told.trees, told.rounds)
+    if "batching" in told.only:
+        with tempfile.TemporaryDirectory(prefix="tenantry-batch-") as folder:
+            archive = churn.trained(workload, Path(folder), min(told.churn_rows, _MODEL_ROWS))
+            figures |= batching.measure(workload, archive, told.seconds, told.rounds)
     print(json.dumps(figures))
     return 0
 
