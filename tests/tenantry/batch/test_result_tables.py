@@ -16,9 +16,11 @@ from tenantry.aws import objects
 from tenantry.aws.deployment import Deployment
 from tenantry.batch.periods import Period
 from tenantry.batch.predictions import predict
+from tenantry.batch.queries import MOST_OF_A_SUMMARY, QueryAnswer, QueryFailedError, summary_of
 from tenantry.batch.result_tables import ResultTable, TableWritten
 from tenantry.batch.transform import MAX_SHOWN_BYTES, TenantPrediction
 from tenantry.names import ids, s3_keys
+from tenantry.workloads.batches import Batch
 from tenantry.workloads.schema import Workload, read_workloads
 from tests.docs.pages import blocks
 from tests.pipes_sagemaker.broken_calls import break_calls
@@ -103,6 +105,39 @@ def test_a_days_answers_of_all_tenants_are_a_partition_of_a_table(drawn: World) 
     rows = asked(drawn.deployment, of_second)
     assert [row["mean"] for row in rows] == [MEANS[still] + 1, MEANS[moving] + 1]
     read_as_the_docs_do(drawn.deployment, {still, moving})
+
+
+def test_a_summary_asks_of_its_batch_and_day_and_keeps_its_first_rows(drawn: World) -> None:
+    tenants = [drawn.tenant() for _ in range(2)]
+    predicted(drawn, tenants, DAY)
+    _, (table,) = predicted(drawn, tenants[:1], DAY + timedelta(days=1))
+
+    def summary(sql: str | None, day: date = DAY) -> QueryAnswer | None:
+        batch = drawn.tiny.batches[0].model_copy(update={"summary": sql})
+        return summary_of(drawn.deployment, Period(batch, day), table.name)
+
+    assert summary(None) is None
+    ours = f"AND tenant IN ('{tenants[0]}', '{tenants[1]}')"
+    counted = "SELECT day, count(*) AS tenants FROM {table} WHERE day = '{day}' GROUP BY day"
+    counted = counted.replace("GROUP", f"{ours} GROUP")
+    first, second = summary(counted), summary(counted, DAY + timedelta(days=1))
+    assert first is not None
+    assert second is not None
+    assert [*first.rows, *second.rows] == [[DAY.isoformat(), 2], ["2026-03-03", 1]]
+    many = summary("SELECT a.mean FROM {table} a, range(30) WHERE day = '{day}'")
+    assert many is not None
+    assert (len(many.rows), many.complete) == (MOST_OF_A_SUMMARY, False)
+    with pytest.raises(QueryFailedError, match="the query failed"):
+        summary("SELECT nothing FROM {table}")
+
+
+@pytest.mark.parametrize("sql", ["SELECT {tenant}", "SELECT {", "SELECT {table.x}", "SELECT {}"])
+def test_a_summary_with_other_braces_is_refused(sql: str) -> None:
+    said = read_workloads()["energy"].batches[0].model_dump(exclude_unset=True)
+    with pytest.raises(ValueError, match=r"neither \{table\} nor \{day\}"):
+        Batch.model_validate(said | {"summary": sql})
+    doubled = Batch.model_validate(said | {"summary": "SELECT MAP {{'a': 1}} FROM {table}"})
+    assert doubled.summary_of("t", "d") == "SELECT MAP {'a': 1} FROM t"
 
 
 def read_as_the_docs_do(deployment: Deployment, tenants: set[ids.TenantId]) -> None:
