@@ -11,6 +11,7 @@ import click
 
 from contracts.logs import UnknownLogFormatError, write_logs
 from tenantry.command_line.asking import ask, predictions
+from tenantry.command_line.basing import base
 from tenantry.command_line.changing import (
     capacity,
     prewarm,
@@ -53,7 +54,7 @@ _LISTED: Final = {
         redrive,
         wind_down,
     ),
-    "Set up": (env, new_workload, tune_batching, pipeline),
+    "Set up": (env, new_workload, base, tune_batching, pipeline),
 }
 """The commands as the help lists them."""
 

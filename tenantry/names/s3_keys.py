@@ -351,6 +351,11 @@ def demand_forecast(workload: WorkloadName, endpoint: str) -> str:
     return f"demand/{workload}/{endpoint}/forecast.json"
 
 
+def base_prefix(model: str, version: str) -> str:
+    """A base that was copied from SageMaker JumpStart, by its model's id and version there."""
+    return f"bases/{FileName(model)}/{FileName(version)}"
+
+
 TABLES_ROOT: Final = "tables/"
 """Above all tables of results, which Athena reads."""
 
