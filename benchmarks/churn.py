@@ -19,11 +19,10 @@ import statistics
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -336,19 +335,10 @@ def _serve(
     scores in order."""
     began = time.monotonic()
     with _server(base, variables) as (process, port):
-        answer = json.loads(_get(port, "/execution-parameters"))
-        local = threading.local()
+        answer = json.loads(_answer(port, "GET", "/execution-parameters"))
 
         def ask(record: Path) -> bytes:
-            if not hasattr(local, "connection"):
-                local.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-            headers = {"Content-Type": "application/jsonlines"}
-            local.connection.request("POST", "/invocations", record.read_bytes(), headers)
-            response = local.connection.getresponse()
-            content: bytes = response.read()
-            if response.status != 200:
-                raise ChurnFailedError(f"the server answers {content[:500]!r}")
-            return content
+            return _answer(port, "POST", "/invocations", record.read_bytes())
 
         with ThreadPoolExecutor(answer["MaxConcurrentTransforms"]) as clients:
             answers = list(clients.map(ask, records))
@@ -360,13 +350,16 @@ def _serve(
     return Ran(seconds, cpu_seconds, peak), np.concatenate(told)
 
 
-def _get(port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().read()
-    finally:
-        connection.close()
+def _answer(port: int, method: str, path: str, body: bytes | None = None) -> bytes:
+    """The body of a 200 answer. Raises ``ChurnFailedError`` for another."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    with closing(connection):
+        connection.request(method, path, body, {"Content-Type": "application/jsonlines"})
+        response = connection.getresponse()
+        content: bytes = response.read()
+    if response.status != 200:
+        raise ChurnFailedError(f"the server answers {content[:500]!r}")
+    return content
 
 
 @contextmanager
@@ -392,7 +385,7 @@ def _server(
         deadline = time.monotonic() + _READY_SECONDS
         while True:
             try:
-                _get(port, "/ping")
+                _answer(port, "GET", "/ping")
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
