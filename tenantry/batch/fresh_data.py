@@ -12,7 +12,7 @@ from tenantry.aws import objects
 from tenantry.models.registry import Champion
 from tenantry.names import ids, s3_keys
 from tenantry.uploads.current_data import CurrentData, current_data_of
-from tenantry.workloads.batches import Batch
+from tenantry.workloads.batches import Batch, Inference
 from tenantry.workloads.schema import Workload
 
 if TYPE_CHECKING:
@@ -25,19 +25,26 @@ FreshData = Mapping[ids.ModelId, Any]
 """For each model whose request carries data of its tenant, that document."""
 
 
+def takes_data(section: Inference, champion: Champion) -> bool:
+    """Whether a version takes its tenant's data in requests; its card says it where the workload
+    names an entry."""
+    return section.card is None or bool(champion.card.get(section.card))
+
+
 def fresh_data(
     deployment: Deployment, workload: Workload, batch: Batch, champions: Sequence[Champion]
-) -> FreshData:
+) -> tuple[FreshData, Mapping[ids.ModelId, str]]:
     """The newest data of the champions' tenants, where these are others than a champion was made
     from; with ``input: all`` also where they are the same. None for a batch that is asked without
-    them.
+    them, and for a version that takes none.
 
-    A version that takes none is left out, and so is a document that is missing or too large: the
-    champion predicts from the data that it was made from, if it can.
+    Returns:
+        The documents, and for each model whose document cannot be used, the reason: it is gone, too
+        large, or no JSON. A model without a document has neither.
     """
     section = workload.inference
     if section is None or batch.input == "request" or not champions:
-        return {}
+        return {}, {}
     file = ids.file_name(section.file)
     name = ids.workload_name(workload.name)
     current = current_data_of(deployment, name, [one.tenant for one in champions])
@@ -47,8 +54,9 @@ def fresh_data(
         if (found := current.get(one.tenant)) is not None
         and (batch.input == "all" or found.data.version != one.version)
         and file in found.data.files
-        and (section.card is None or one.card.get(section.card))
+        and takes_data(section, one)
     }
+    unusable: dict[ids.ModelId, str] = {}
 
     def read(model: ids.ModelId, found: CurrentData) -> Any:
         key = s3_keys.training_data_file(name, model, found.data.version, file)
@@ -57,15 +65,22 @@ def fresh_data(
                 deployment.s3, deployment.data_bucket, key, section.max_bytes
             )
             return json.loads(content)
-        except (objects.ObjectMissingError, objects.ObjectTooLargeError, ValueError) as error:
-            _LOG.warning("the data of %s are not used: %s", model, type(error).__name__)
-            return None
+        except objects.ObjectMissingError:
+            reason = "is gone"
+        except objects.ObjectTooLargeError:
+            reason = f"is larger than inference.max_kilobytes, {section.max_kilobytes}"
+        except ValueError:
+            reason = "is no JSON"
+        unusable[model] = f"its {file} {reason}"
+        _LOG.warning("the data of %s are not used: %s", model, unusable[model])
+        return None
 
     deployment.s3  # noqa: B018 - made once here rather than by each thread
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         documents = pool.map(lambda one: read(*one), carried.items())
-        return {
+        fresh = {
             model: document
             for model, document in zip(carried, documents, strict=True)
             if document is not None
         }
+    return fresh, unusable

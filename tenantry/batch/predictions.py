@@ -4,7 +4,7 @@ under its tenant's prefix."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tenantry.aws.notices import Notice, tell_operators, tell_tenant
-from tenantry.batch.fresh_data import FreshData, fresh_data
+from tenantry.batch.fresh_data import FreshData, fresh_data, takes_data
 from tenantry.batch.periods import Period
 from tenantry.batch.result_tables import ResultTable, TableWritten
 from tenantry.batch.transform import (
@@ -111,15 +111,19 @@ def predict(
         if tenant not in served:
             failures[tenant] = "it has no model yet"
             report.failed("batch_predictions", tenant, failures[tenant])
-    fresh = fresh_data(deployment, workload, period.batch, champions)
+    fresh, unusable = fresh_data(deployment, workload, period.batch, champions)
+    lacking = _lacking(workload, period, champions, fresh)
     left_out = _too_old(deployment, workload, champions, period, report, fresh)
-    left_out |= _nothing_to_predict(workload, period, champions, fresh, report)
-    champions = [champion for champion in champions if champion.tenant not in left_out]
+    left_out |= _nothing_to_predict(workload, lacking - unusable.keys(), report)
+    failing = {tenant: unusable[tenant] for tenant in sorted(lacking & unusable.keys())}
     # tenants that were named fail visibly; a round for all tenants leaves them out
     if tenants is not None:
-        for tenant, reason in left_out.items():
-            failures[tenant] = reason
-            report.failed("batch_predictions", tenant, reason)
+        failing = left_out | failing
+    for tenant, reason in failing.items():
+        failures[tenant] = reason
+        report.failed("batch_predictions", tenant, reason)
+    without = left_out.keys() | failing.keys()
+    champions = [champion for champion in champions if champion.tenant not in without]
     starting(sorted(champion.tenant for champion in champions))
     table = ResultTable(deployment, workload, period, report)
     kept, champions = keep_unchanged(deployment, workload, period, champions, fresh)
@@ -153,25 +157,29 @@ def predict(
     return failures
 
 
-def _nothing_to_predict(
-    workload: Workload,
-    period: Period,
-    champions: Sequence[Champion],
-    fresh: FreshData,
-    report: Report,
-) -> dict[ids.ModelId, str]:
-    """The tenants without data that their model could predict from, where it holds none itself,
-    each with the reason: a shared model's, and those of a batch with ``input: all``."""
+def _lacking(
+    workload: Workload, period: Period, champions: Sequence[Champion], fresh: FreshData
+) -> set[ids.ModelId]:
+    """The tenants whose model holds nothing to predict from, and whose request carries nothing
+    either: a shared model's, and those of a batch with ``input: all``. A version that takes no data
+    holds them itself."""
     section, asked = workload.inference, period.batch.input
     if section is None or not (
         asked == "all" or (asked == "latest" and workload.shared_model is not None)
     ):
+        return set()
+    return {one.tenant for one in champions if one.tenant not in fresh and takes_data(section, one)}
+
+
+def _nothing_to_predict(
+    workload: Workload, lacking: Collection[ids.ModelId], report: Report
+) -> dict[ids.ModelId, str]:
+    """Each tenant whose data have no document to predict from, with the reason."""
+    if not lacking or workload.inference is None:
         return {}
-    reason = f"its data have nothing to predict from: there is no {section.file} that it takes"
-    found = {one.tenant: reason for one in champions if one.tenant not in fresh}
-    if found:
-        report.info(f"{len(found)} tenants are left out: {reason}")
-    return found
+    reason = f"its data have nothing to predict from: there is no {workload.inference.file}"
+    report.info(f"{len(lacking)} tenants are left out: {reason}")
+    return dict.fromkeys(sorted(lacking), reason)
 
 
 def _champions(

@@ -111,7 +111,7 @@ def predict_batch(
         period: the batch and the predicted day.
         batch: name of the batch.
         champions: the tenants' champions, all of one tier; a silo tenant alone.
-        fresh: data that are newer than the champions, for their requests.
+        fresh: the tenants' data that their requests carry.
         poll: seconds between looks at the job.
         show: returns the rows and the metadata of each answer.
         given_up: set by another thread when no caller waits for the job any more. The job goes on,

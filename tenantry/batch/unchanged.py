@@ -37,10 +37,8 @@ class KeptPrediction:
 
 def made_of(workload: Workload, period: Period, champion: Champion, fresh: FreshData) -> str:
     """The digest of everything that decides a champion's prediction."""
-    request = of_the_day(workload, period.batch, period.day)
+    request = of_the_day(workload, period.batch, period.day, fresh.get(champion.tenant))
     said = [champion.version, workload.answer_version, request]
-    if champion.tenant in fresh:
-        said.append(fresh[champion.tenant])
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
 
 

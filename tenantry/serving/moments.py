@@ -83,7 +83,7 @@ def at_its_moment(
 
 def of_the_day(workload: Workload, batch: Batch, day: date, fresh: Any = None) -> dict[str, Any]:
     """The batch's request, asking about the batch's own day where requests name a moment.
-    ``fresh`` are the tenant's own newest data; None where the model was made from them."""
+    ``fresh`` are the tenant's own newest data; None where the request carries none."""
     request = dict(batch.request)
     if workload.moment is not None:
         request[workload.moment.field] = day.isoformat()
@@ -116,7 +116,7 @@ def too_old_for(
         card: the model's.
         day: the predicted day.
         batch: which of the workload's batches predicts; the first, if it is not given.
-        fresh: the tenant's data, where they are newer than the model.
+        fresh: the tenant's data, where the request carries them.
     """
     if workload.moment is None or data_age(card) is None:
         return None

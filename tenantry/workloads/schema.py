@@ -176,6 +176,19 @@ class Workload(Section):
                     f"batches: the input of {batch.name} is the tenants' data, and there is no "
                     f"section `inference` that says which; add it, or leave input out"
                 )
+            # https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_CreateTransformJob.html:
+            # no record may be larger than MaxPayloadInMB. One that is fails the job of all.
+            most = batch.max_payload_megabytes * 1024
+            if (
+                self.inference is not None
+                and batch.input != "request"
+                and self.inference.max_kilobytes >= most
+            ):
+                raise ValueError(
+                    f"batches: a request of {batch.name} may carry {self.inference.max_kilobytes} "
+                    f"kB of data, and max_payload_megabytes takes {most} kB in all; raise it, or "
+                    f"lower inference.max_kilobytes"
+                )
             if self.inference is None and batch.on is not None:
                 raise ValueError(
                     f"batches: {batch.name} is made on uploads for inference, and there is no "

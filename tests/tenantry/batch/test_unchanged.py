@@ -6,16 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from tenantry.aws import objects
 from tenantry.batch.periods import Period
 from tenantry.batch.predictions import predict
 from tenantry.names import ids, s3_keys
-from tenantry.requests.queue import RequestQueue
 from tenantry.tenants.fleet import fleet_of
-from tenantry.uploads.current_data import note_base
-from tenantry.uploads.training_data import TrainingData
-from tenantry.workloads.batches import Inference
 from tenantry.workloads.schema import Workload
+from tests.tenantry.batch.test_carried_data import carrying, give
 from tests.tenantry.batch.test_transform import Heard
 from tests.tenantry.onboarding.registration import NAME
 from tests.tenantry.serving.conftest import world  # noqa: F401 - a fixture
@@ -92,26 +88,9 @@ def test_another_request_or_container_predicts_again(drawn: World, changed: str)
     assert jobs == 1
 
 
-def give(world: World, tenant: ids.TenantId, number: int) -> None:  # noqa: F811
-    """Make a number the newest data of a tenant, which its next request carries."""
-    deployment, file = world.deployment, ids.file_name("number.json")
-    version, request = ids.version_name(f"v{number}"), ids.request_id(f"{number:032x}")
-    key = s3_keys.training_data_file(NAME, tenant, version, file)
-    objects.write_json(deployment.s3, deployment.data_bucket, key, number)
-    queue = RequestQueue(deployment)
-    uploaded = datetime(2026, 3, number, tzinfo=UTC)
-    queue.accept(NAME, tenant, request, f"m{number}", "bridge", first=False, uploaded=uploaded)
-    row = queue.get(NAME, tenant, request)
-    assert row is not None
-    note_base(deployment, row, TrainingData(version, (file,), 1, f"f{number}"))
-
-
 @pytest.mark.parametrize("asked", ["latest", "all"])
 def test_new_data_predict_again_and_the_same_data_do_not(drawn: World, asked: str) -> None:
-    section = Inference(field="add", file="number.json")
-    batch = drawn.tiny.batches[0].model_copy(update={"request": {}, "input": asked})
-    tiny = drawn.tiny.model_copy(update={"batches": (batch,), "inference": section})
-    own = World(drawn.deployment, tiny, drawn.endpoint, drawn.folder)
+    own = carrying(drawn, asked)
     tenant = own.tenant()
     for night, number in enumerate((5, 5, 7, 7)):
         if night % 2 == 0:
@@ -120,18 +99,6 @@ def test_new_data_predict_again_and_the_same_data_do_not(drawn: World, asked: st
         assert jobs == (1 if night % 2 == 0 else 0)
         with own.client(tenant) as client:
             assert client.predictions(day) == [{"mean": MEANS[tenant] + number}]
-
-
-def test_with_all_data_a_tenant_without_any_is_left_out_with_the_reason(drawn: World) -> None:
-    section = Inference(field="add", file="number.json")
-    batch = drawn.tiny.batches[0].model_copy(update={"request": {"x": 1}, "input": "all"})
-    tiny = drawn.tiny.model_copy(update={"batches": (batch,), "inference": section})
-    own = World(drawn.deployment, tiny, drawn.endpoint, drawn.folder)
-    tenant, heard = own.tenant(), Heard()
-    failures = predict(own.deployment, tiny, [tenant], Period(batch, FIRST), "r", heard, poll=0.1)
-    assert failures == {
-        tenant: "its data have nothing to predict from: there is no number.json that it takes"
-    }
 
 
 def test_the_table_of_all_tenants_counts_what_was_kept(drawn: World) -> None:

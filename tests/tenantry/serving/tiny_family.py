@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,16 @@ class World:
     endpoint: str
     folder: Path
 
-    def tenant(self, *, tier: tiers.Tier = "bridge", traceparent: str = "") -> ids.TenantId:
+    def tenant(
+        self,
+        *,
+        tier: tiers.Tier = "bridge",
+        traceparent: str = "",
+        card: Mapping[str, Any] | None = None,
+    ) -> ids.TenantId:
         """A new tenant with a champion that has a unique mean."""
         tenant = ids.tenant_id(f"t-{uuid.uuid4().hex[:8]}")
-        self.crown(tenant, 1, tier=tier, traceparent=traceparent)
+        self.crown(tenant, 1, tier=tier, traceparent=traceparent, card=card)
         return tenant
 
     def crown(
@@ -45,6 +52,7 @@ class World:
         *,
         tier: tiers.Tier = "bridge",
         traceparent: str = "",
+        card: Mapping[str, Any] | None = None,
     ) -> None:
         """Give the tenant another champion."""
         MEANS[tenant] = 1000.0 * (len(MEANS) + 1) + number
@@ -52,7 +60,14 @@ class World:
             self.folder / tenant / f"{number}.tar.gz", MEANS[tenant]
         ).read_bytes()
         model = trained_version(
-            self.deployment, tenant, number, archive, {}, tier=tier, traceparent=traceparent
+            self.deployment,
+            tenant,
+            number,
+            archive,
+            {},
+            tier=tier,
+            card=card,
+            traceparent=traceparent,
         )
         endpoint = sagemaker_names.endpoint_name(
             self.deployment.prefix, NAME, machines_of(tier, tenant)
