@@ -29,13 +29,14 @@ MAY: Final[dict[str, set[str]]] = {
     **dict.fromkeys(("job_data_prefix", "job_data_archive"), _JOB),
     **dict.fromkeys(("checkpoint_prefix", "checkpoint_archive"), _JOB),
     **dict.fromkeys(("outcome_beside", "files_beside"), _JOB),
-    **dict.fromkeys(("endpoint_models_prefix", "endpoint_model"), _READ),
+    **dict.fromkeys(("endpoint_models_prefix", "endpoint_model", "base_prefix"), _READ),
     **dict.fromkeys(("batch_prefix", "batch_input", "batch_model", "batch_output"), _JOB),
     "async_input": _JOB,
     **dict.fromkeys(
         ("async_tenant_prefix", "async_submitted", "async_output", "async_failure"), _WRITE
     ),
 }
+OF_EVERYBODY: Final = {"base_prefix"}
 EVERYTHING: Final[dict[str, Any]] = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
@@ -94,7 +95,8 @@ def test_a_silo_tenants_role_reaches_its_own_and_never_anothers(
         foreign = other if tenant == own else own
         for builder, key in data.draw(built_keys(tenant, foreign, **fixed)).items():
             bucket = template.arn("UploadsBucket" if key.startswith("uploads/") else "DataBucket")
-            mine = MAY.get(builder, set()) if (tenant, of) == (own, workload) else set()
+            owned = (tenant, of) == (own, workload) or builder in OF_EVERYBODY
+            mine = MAY.get(builder, set()) if owned else set()
             for action in S3_ACTIONS:
                 ask(action, f"{bucket}/{key}", action in mine)
             ask("s3:ListBucket", bucket, bool(mine), s3__prefix=f"{key.rpartition('/')[0]}/")

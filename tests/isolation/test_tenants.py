@@ -122,6 +122,7 @@ def built_keys(
         "attempt": 1,
         "split": draw(an_id("version_name", "s-1", *names)),
         "suffix": ".csv",
+        "model": draw(an_id("version_name", "model-txt2img-1", *names)),
         "outcome": "answered",
         "endpoint": "tenantry-energy-bridge",
         "archive": s3_keys.checkpoint_archive(workload, pack, tenant, version),
