@@ -33,10 +33,14 @@ MANIFEST: Final = "models_manifest.json"
 INDEX: Final = "model_index.json"
 """The file that makes a folder a saved diffusers pipeline."""
 WEIGHTS: Final = ".safetensors"
+KINDS: Final = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+"""The pipelines that the container of portraits draws with; JumpStart also has such that fill in or
+enlarge pictures."""
 _TAKEN: Final = (".json", ".txt", WEIGHTS)
 """What the container reads of a pipeline; pickled weights are not among it."""
 _MANIFEST_BYTES: Final = 64 * 1024 * 1024
 _SPEC_BYTES: Final = 8 * 1024 * 1024
+_INDEX_BYTES: Final = 1024 * 1024
 _MOST_MEMBERS: Final = 10_000
 _MOST_BYTES: Final = 128 * 1024**3
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
@@ -75,10 +79,11 @@ def find(deployment: Deployment, model: str, version: str | None = None) -> Arti
     """The artifact of a model of JumpStart, of its newest version if none is named.
 
     A model that JumpStart can train has an artifact for it, which holds the weights as they are
-    tuned. Of another model it is the one for inference.
+    tuned. Of another model it is the one for inference: as in the ``sagemaker`` library, the
+    prepacked one where there is one.
 
     Raises:
-        JumpStartError: there is no such model or version, or AWS refuses.
+        JumpStartError: there is no such model or version, it is deprecated, or AWS refuses.
         MalformedDocumentError: JumpStart's documents are not of the known form.
     """
     if not _NAME.fullmatch(model):
@@ -106,8 +111,16 @@ def find(deployment: Deployment, model: str, version: str | None = None) -> Arti
             "the model's specification",
             _SPEC_BYTES,
         )
-    trained = spec.flag("training_supported")
-    field = "training_artifact_key" if trained else "hosting_artifact_key"
+    if spec.flag("deprecated"):
+        raise JumpStartError(
+            f"{model} {chosen} is deprecated in JumpStart; name another version, or a hub id as "
+            f"base"
+        )
+    field = "hosting_artifact_key"
+    if spec.flag("training_supported"):
+        field = "training_artifact_key"
+    elif spec.values.get("hosting_prepacked_artifact_key") is not None:
+        field = "hosting_prepacked_artifact_key"
     key = spec.values.get(field)
     if not isinstance(key, str) or not key.endswith((".tar.gz", "/")):
         spec.refuse(field, "must be a .tar.gz or a prefix that ends with a slash")
@@ -140,7 +153,8 @@ def copy(
     ``tell`` gets the name of each file that was copied, and its size in bytes.
 
     Raises:
-        JumpStartError: there is no pipeline with safetensors in it, or AWS refuses.
+        JumpStartError: there is no pipeline of ``KINDS`` with safetensors in it, or AWS refuses.
+        MalformedDocumentError: the pipeline's index is not JSON.
     """
     with _told(artifact.uri):
         if artifact.key.endswith("/"):
@@ -161,9 +175,16 @@ def _copy_prefix(
             sizes[entry["Key"].removeprefix(artifact.key)] = entry["Size"]
             _check_limits(artifact, sizes)
     root, files = _pipeline_of(artifact, list(sizes))
+    index = objects.read_bytes(s3, artifact.bucket, f"{artifact.key}{files[-1]}", _INDEX_BYTES)
+    _check_kind(artifact, index)
     for name in files:
-        source = {"Bucket": artifact.bucket, "Key": f"{artifact.key}{name}"}
-        s3.copy(source, deployment.data_bucket, _target(artifact, root, name))  # type: ignore[arg-type]
+        s3.copy(
+            {"Bucket": artifact.bucket, "Key": f"{artifact.key}{name}"},
+            deployment.data_bucket,
+            _target(artifact, root, name),
+            # S3 copies tags by default, and the operator's policy allows no call about tags.
+            ExtraArgs={"TaggingDirective": "REPLACE"},
+        )
         tell(name, sizes[name])
 
 
@@ -174,15 +195,16 @@ def _copy_archive(
     with tempfile.TemporaryFile(prefix="tenantry-base-") as file:
         deployment.s3.download_fileobj(artifact.bucket, artifact.key, file)
         sizes: dict[str, int] = {}
-        for member, _ in _members(artifact, file):
-            sizes[member.name] = member.size
-            _check_limits(artifact, sizes)
-        root, files = _pipeline_of(artifact, list(sizes))
         index = b""
         for member, content in _members(artifact, file):
-            if member.name == files[-1]:
-                index = content.read()
-            elif member.name in files:
+            sizes[member.name] = member.size
+            _check_limits(artifact, sizes)
+            if PurePosixPath(member.name).name == INDEX:
+                index = content.read(_INDEX_BYTES)
+        root, files = _pipeline_of(artifact, list(sizes))
+        _check_kind(artifact, index)
+        for member, content in _members(artifact, file):
+            if member.name in files[:-1]:
                 key = _target(artifact, root, member.name)
                 deployment.s3.upload_fileobj(content, deployment.data_bucket, key)
                 tell(member.name, member.size)
@@ -243,6 +265,15 @@ def _pipeline_of(artifact: Artifact, names: Sequence[str]) -> tuple[str, list[st
             f"what they hold. Name another version, or a hub id as base"
         )
     return root, [*files, found[0]]
+
+
+def _check_kind(artifact: Artifact, index: bytes) -> None:
+    kind = Fields.read(index, INDEX, _INDEX_BYTES).values.get("_class_name")
+    if kind not in KINDS:
+        raise JumpStartError(
+            f"{artifact.uri} holds a {str(kind)[:60]}; one of {', '.join(KINDS)} is needed. Name a "
+            f"text-to-image model, or a hub id as base"
+        )
 
 
 def _target(artifact: Artifact, root: str, name: str) -> str:
