@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
+from infrastructure.local_cloud import LocalCloud
+from local_sagemaker.faults.client import FaultsClient
+from local_sagemaker.faults.plan import Rule
 from tenantry.aws import objects
 from tenantry.aws.processing_jobs import StillProcessingError
 from tenantry.aws.silo_roles import TENANT_TAG, silo_role_arn
@@ -51,6 +55,14 @@ class Registered(Told):
     ) -> None:
         if check == "drift":
             super().checked(asset, check, tenant, metadata, passed=passed)
+
+
+@pytest.fixture
+def hanging(local_cloud: LocalCloud) -> AbstractContextManager[None]:
+    """Jobs stand still inside this block."""
+    return FaultsClient(local_cloud.sagemaker_url).planned(
+        Rule(kind="hang_container", job="tenantry-energy-*")
+    )
 
 
 @pytest.fixture
@@ -110,18 +122,22 @@ def test_a_job_tells_what_the_endpoint_would_have_told(
 
 
 def test_nothing_waits_for_a_job_that_goes_on_and_a_later_look_finds_its_result(
-    serving: Serving, large: Workload, trained_forecasts: list[TrainedForecast]
+    serving: Serving,
+    large: Workload,
+    trained_forecasts: list[TrainedForecast],
+    hanging: AbstractContextManager[None],
 ) -> None:
     deployment, _, endpoint = serving
     model = served(serving, trained_forecasts[0])
     row, data = uploaded(serving, model.tenant, 7)
     told = Told()
-    assert check_drift(deployment, large, [(row, data)], told, max_seconds=0.2) == {model.tenant}
-    assert told.checks == {}
-    assert told.words[-1].startswith("drift: processing jobs are evaluating the models of 1 tenant")
     unread = ModelRegistry(deployment).version(model.tenant, model.workload, model.version)
     assert unread is not None
-    if jobs_of(serving, model.tenant)[0]["ProcessingJobStatus"] == "InProgress":
+    with hanging:
+        assert check_drift(deployment, large, [(row, data)], told, max_seconds=5) == {model.tenant}
+        assert told.checks == {}
+        (said,) = told.words
+        assert said.startswith("drift: processing jobs are evaluating the models of 1 tenant")
         with pytest.raises(StillProcessingError, match="is InProgress"):
             drift_against(deployment, large, model.tenant, data, wait_seconds=0)
     finding = drift_of(deployment, large, model.tenant)
@@ -208,16 +224,22 @@ def test_the_job_of_a_silo_tenant_has_its_role_and_its_tag(
 
 
 def test_registration_counts_a_score_that_came_while_the_challenger_was_trained(
-    serving: Serving, large: Workload, trained_forecasts: list[TrainedForecast]
+    serving: Serving,
+    large: Workload,
+    trained_forecasts: list[TrainedForecast],
+    hanging: AbstractContextManager[None],
 ) -> None:
     deployment, _, _ = serving
     model = served(serving, trained_forecasts[0])
     row, data = uploaded(serving, model.tenant, 7, grown=2.0)
     told = Told()
-    assert check_drift(deployment, large, [(row, data)], told, max_seconds=0.2) == {model.tenant}
-    challenger = replace(model, version=data.version, made=PREPARED_AT)
-    objects.copy(deployment.s3, deployment.data_bucket, model.archive, other := f"{model.archive}2")
-    challenger = replace(challenger, archive=other, status="trained")
+    with hanging:
+        assert check_drift(deployment, large, [(row, data)], told, max_seconds=5) == {model.tenant}
+    other = f"{model.archive}2"
+    objects.copy(deployment.s3, deployment.data_bucket, model.archive, other)
+    challenger = replace(
+        model, version=data.version, made=PREPARED_AT, archive=other, status="trained"
+    )
     ModelRegistry(deployment).add(challenger)
     deadline = time.monotonic() + 120
     while jobs_of(serving, model.tenant)[0]["ProcessingJobStatus"] == "InProgress":
